@@ -1,0 +1,46 @@
+# Everything sets itself up: a .venv with pinned requirements, then the job.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EDITABLE := -e . -e plugins/popo -e plugins/grpo -e plugins/ppo
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup demo test test-all check format clean
+
+help:
+	@echo "make demo      set up, then train the embedded default with POPO (about 3 minutes the first time)"
+	@echo "make test      set up, then the tests"
+	@echo "make test-all  the slow tests too"
+	@echo "make check     ruff, mypy, docs"
+
+setup: $(READY)
+
+$(READY): pyproject.toml plugins/popo/pyproject.toml plugins/grpo/pyproject.toml plugins/ppo/pyproject.toml requirements/constraints.txt requirements/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(TORCH)
+	$(PIP) install -q -c requirements/constraints.txt -r requirements/dev.txt $(EDITABLE)
+	touch $(READY)
+
+demo: setup
+	$(BIN)/rlvr run --objective popo --output runs/demo --overwrite
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -q -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""GRPO's family, as parts of an rlvr objective."""

@@ -1,0 +1,1 @@
+"""POPO: positive-only policy optimisation, as parts of an rlvr objective."""

@@ -1,0 +1,1 @@
+"""PPO with a critic, as parts of an rlvr objective."""

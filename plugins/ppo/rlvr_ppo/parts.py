@@ -1,0 +1,91 @@
+"""PPO's parts: generalised advantage estimation, and a critic with its clipped loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
+from rlvr_core.records import Batch, Credit, MicroBatch, Term
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """[B,T] x 3 -> [B,T] advantages; positions that are no actions are skipped, as if the sequence closed over them.
+
+    delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1}. Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
+    """
+    advantage = torch.zeros_like(values)
+    next_value = torch.zeros_like(values[:, 0])
+    running = torch.zeros_like(values[:, 0])
+    for t in range(values.shape[1] - 1, -1, -1):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        here = delta + gamma * lam * running
+        running = torch.where(mask[:, t], here, running)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
+        advantage[:, t] = torch.where(mask[:, t], here, 0.0)
+    return advantage
+
+
+def whitened(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and variance 1 (ddof 1) over True positions; 0 elsewhere. Fewer than two values are only centred."""
+    kept = values[mask]
+    spread = (kept.var(unbiased=True) + 1e-8).rsqrt() if kept.numel() > 1 else 1.0
+    return ((values - kept.mean()) * spread).where(mask, 0.0)
+
+
+class Gae(CreditAssigner):
+    """Advantages from a critic's values; the sequence's reward falls on its last action token."""
+
+    def needs(self) -> Needs:
+        return Needs(policy=frozenset({"values"}))
+
+    def credit(self, batch: Batch) -> Credit:
+        mask = batch.mask & batch.chosen[:, None]
+        values = batch.provided["values"].where(mask, 0.0)
+        rewards = torch.zeros_like(values) if batch.token_rewards is None else batch.token_rewards.clone()
+        last = mask.long().cumsum(-1).argmax(-1)
+        rewards[torch.arange(len(rewards)), last] += batch.rewards
+        advantage = generalised_advantage(rewards, values, mask, self.options.gamma, self.options.lam)
+        returns = advantage + values
+        residual, spread = (returns - values)[mask].var(unbiased=False), returns[mask].var(unbiased=False)
+        metrics = {"ppo/explained_variance": float(1 - residual / spread)} if spread > 0 else {}
+        return Credit(whitened(advantage, mask) if self.options.whiten else advantage, returns=returns, metrics=metrics)
+
+
+class Value(Regulariser):
+    """A critic that provides ``values``: V at the state before each completion token, and its loss.
+
+    0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2) per token, averaged as the objective's loss is.
+    Source: Schulman et al. 2017 (arXiv:1707.06347), section 5, with the clipping of its reference implementation.
+    """
+
+    provides = frozenset({"values"})
+
+    def needs(self) -> Needs:
+        return Needs(policy=frozenset({"values", "states"}))
+
+    def learning_rate(self) -> float | None:
+        rate: float | None = self.options.learning_rate
+        return rate
+
+    def build(self, policy: PreTrainedModel, dims: ModelDims) -> nn.Module:
+        self.head = nn.Linear(dims.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        return self.head
+
+    def provide(self, name: str, batch: MicroBatch) -> Tensor:
+        states = batch["states"].to(self.head.weight.dtype)
+        values: Tensor = self.head(states.detach() if self.options.detach else states).squeeze(-1)
+        return values
+
+    def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
+        values, old, returns = batch["values"], batch.fixed["old_values"], batch.fixed["returns"]
+        error = (values - returns).square()
+        if self.options.clip is not None:
+            near = old + (values - old).clamp(-self.options.clip, self.options.clip)
+            error = torch.maximum(error, (near - returns).square())
+        batch.log("ppo/value", values)
+        return {"value": Term(0.5 * error, coef=self.options.coef)}

@@ -1,0 +1,58 @@
+"""The command line. One file a command; nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from rlvr_core.cli.plan_command import plan
+from rlvr_core.cli.plugins_command import plugins_app
+from rlvr_core.cli.report_command import report
+from rlvr_core.cli.run_command import run
+from rlvr_core.cli.schema_command import schema
+from rlvr_core.errors import RlvrError
+
+app = typer.Typer(
+    help="Reinforcement learning with verifiable rewards, in which the algorithm is not part of the engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run)
+app.command("plan")(plan)
+app.command("schema")(schema)
+app.command("report")(report)
+app.add_typer(plugins_app, name="plugins")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"rlvr {version('rlvr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")] = False,
+) -> None:
+    """Reinforcement learning with verifiable rewards, in which the algorithm is not part of the engine."""
+
+
+def main() -> None:
+    """Entry point: every mistake of the user is a line on stderr and exit code 2."""
+    try:
+        app()
+    except RlvrError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            for line in str(error).splitlines():
+                typer.echo(f"rlvr: {line}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("rlvr: stopped at once; what was written so far is kept", err=True)
+        sys.exit(130)

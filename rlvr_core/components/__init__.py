@@ -1,0 +1,1 @@
+"""Core's own samplers, corrections, shapers, losses and regularisers."""

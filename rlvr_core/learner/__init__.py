@@ -1,0 +1,1 @@
+"""The learner: policy forwards, micro-batches, the update, references."""

@@ -1,0 +1,130 @@
+"""One step after another: roll out, score, select, prepare, credit, learn, observe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlvr_core.events import Event, Notice, StepFinished
+from rlvr_core.learner.learner import Learner, When
+from rlvr_core.learner.micro import Credited, credited
+from rlvr_core.learner.prepare import Preparer
+from rlvr_core.metrics import batch_metrics, rollout_metrics, time_metrics
+from rlvr_core.objective import Objective
+from rlvr_core.records import Batch, Rollout, Sampling
+from rlvr_core.rollout.collect import Clock, Collected, Roller, collect, shuffled_rewards
+from rlvr_core.rollout.prompts import PromptStream
+from rlvr_core.spec.model import Spec
+
+
+@dataclass
+class Training:
+    """Everything a step uses."""
+
+    spec: Spec
+    objective: Objective
+    learner: Learner
+    preparer: Preparer
+    roller: Roller
+    prompts: PromptStream
+    sampling: Sampling
+    clock: Clock
+    tell: Callable[[Event], None]
+    first_step: int = 1
+
+
+class SignalExhausted(Exception):
+    """A step brought no signal and the spec says to stop then."""
+
+
+def train(training: Training, after_step: Callable[[int], bool]) -> int:
+    """Steps until the spec's number, or until ``after_step(step)`` says to end. Returns the last step taken."""
+    step = training.first_step - 1
+    for step in range(training.first_step, training.spec.steps + 1):
+        take_step(training, step)
+        if after_step(step):
+            break
+    return step
+
+
+def take_step(training: Training, step: int) -> None:
+    """One step, stage by stage. A step without signal is counted and reported, and moves nothing."""
+    spec, clock, learner = training.spec, training.clock, training.learner
+    clock.seconds.clear()
+    started = time.perf_counter()
+
+    collected = roll_and_select(training, step)
+    metrics: dict[str, Any] = {"step": step, **rollout_metrics(collected), **collected.metrics}
+
+    batch: Batch | None = None
+    if collected.kept:
+        with clock.timed("prepare"):
+            batch = training.preparer.prepare(collected.kept, dropped_rows(training.objective, collected), learner.version)
+            credit, credit_metrics = assign_credit(training.objective, batch, learner.version)
+            metrics |= credit_metrics
+    learned = batch is not None and has_signal(training.objective, credit, batch)
+    if batch is not None and learned:
+        metrics |= batch_metrics(batch, credit)
+        with clock.timed("learn"):
+            metrics |= learner.update(batch, credit, len(collected.scored), When(spec.seed, step))
+    metrics["learn/skipped"] = float(not learned)
+    metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
+
+    metrics |= time_metrics(clock.seconds, time.perf_counter() - started, collected.scored)
+    training.tell(StepFinished(step, metrics, shown(collected.scored)))
+    if not learned and spec.rollout.on_empty == "stop":
+        raise SignalExhausted
+    if not learned and step == 1:
+        training.tell(Notice(f"step 1 brought no signal: {no_signal_advice(collected)}", "warning"))
+
+
+def roll_and_select(training: Training, step: int) -> Collected:
+    """Draw prompts and completions, with as many refills as the sampler asks for and the spec allows."""
+    spec = training.spec
+
+    def roll(number: int, first: int) -> list[Rollout]:
+        scored = training.roller.roll(training.prompts.draw(number), step, first, spec.rollout.group_size, training.sampling)
+        return shuffled_rewards(scored, spec.seed, step) if spec.control == "shuffled_rewards" else scored
+
+    resample = spec.rollout.on_empty == "resample"
+    return collect(roll, training.objective.sampler, spec.rollout.prompts_per_step, spec.rollout.max_refills, resample)
+
+
+def dropped_rows(objective: Objective, collected: Collected) -> Sequence[Rollout]:
+    """Rollouts that the sampler did not keep, where some part needs them all the same."""
+    if not objective.wants_dropped_rows():
+        return ()
+    kept = {r.key for r in collected.kept}
+    return [r for r in collected.scored if r.key not in kept]
+
+
+def assign_credit(objective: Objective, batch: Batch, version: int) -> tuple[Credited, Mapping[str, float]]:
+    """Credit on whole groups, and the correction where a rollout is not exactly the policy's."""
+    credit = objective.credit.credit(batch)
+    inexact = not all(r.exact and r.policy_version == version for r in batch.rollouts)
+    importance = None
+    if inexact and objective.correction is not None:
+        importance = objective.correction.importance(batch.logprobs, batch.sampling_logprobs, batch.mask)
+    return credited(batch, credit, importance), credit.metrics
+
+
+def has_signal(objective: Objective, credit: Credited, batch: Batch) -> bool:
+    """Something pushes: a credit that is not zero, or a regulariser that acts without one."""
+    return bool(objective.regularisers) or credit.has_signal(batch)
+
+
+def shown(scored: Sequence[Rollout]) -> Sequence[Rollout]:
+    """A step's rollouts in the order in which a few of them are most telling: one of each group first."""
+    return sorted(scored, key=lambda r: (r.key.sample, r.key.prompt))
+
+
+def no_signal_advice(collected: Collected) -> str:
+    """Why a step has no signal, and what to do."""
+    rewards = {r.reward for r in collected.scored}
+    if rewards == {0.0}:
+        return "every reward is 0; look at samples.jsonl, then at the prompt, max_completion_length, or an easier task"
+    if len(rewards) == 1:
+        return "every reward is the same; the task may be too easy, or the reward blind"
+    return "no group has rewards that differ; a larger rollout.group_size helps"

@@ -1,0 +1,72 @@
+"""A step's row of numbers. Every name is described in docs/metrics.md; a test holds that."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from rlvr_core.learner.micro import Credited
+from rlvr_core.records import Batch, Rollout
+from rlvr_core.rollout.collect import Collected
+
+
+def rollout_metrics(collected: Collected) -> dict[str, float]:
+    """What was drawn, how it was scored, what was kept."""
+    scored = collected.scored
+    rewards = torch.tensor([r.reward for r in scored], dtype=torch.float64)
+    lengths = [len(r.completion_ids) for r in scored]
+    groups = {r.key.group: r.group_rewards for r in scored}
+    found = {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std(unbiased=False)),
+        "reward/groups_all_same": _mean([len(set(rewards)) == 1 for rewards in groups.values()]),
+        "rollout/completion_length": _mean(lengths),
+        "rollout/completion_length_max": float(max(lengths)),
+        "rollout/truncated": _mean([r.finish_reason == "length" for r in scored]),
+        "rollout/logprob": sum(sum(r.logprobs) for r in scored) / max(1, sum(lengths)),
+        "select/scored": float(len(scored)),
+        "select/kept": float(len(collected.kept)),
+        "select/refills": float(collected.rounds),
+    }
+    for label in scored[0].outcomes:
+        outcomes = [r.outcomes[label] for r in scored]
+        found[f"reward/{label}/mean"] = _mean([o.value or 0.0 for o in outcomes])
+        found[f"reward/{label}/no_value"] = _mean([o.value is None for o in outcomes])
+        found[f"reward/{label}/not_ok"] = _mean([o.status != "ok" for o in outcomes])
+    return found
+
+
+def batch_metrics(batch: Batch, credit: Credited) -> dict[str, float]:
+    """What the learner was given."""
+    kept = batch.mask & batch.chosen[:, None]
+    found = {"credit/advantage_abs": float((credit.advantage * credit.weight)[kept].abs().mean())}
+    if (credit.importance != 1).any():
+        found["correction/importance"] = float(credit.importance[kept].mean())
+        found["correction/logprob_gap"] = float((batch.logprobs - batch.sampling_logprobs)[kept].abs().mean())
+    return found
+
+
+def time_metrics(seconds: Mapping[str, float], whole: float, scored: Sequence[Rollout]) -> dict[str, float]:
+    """Where the step's time went, and how fast it was."""
+    tokens = sum(len(r.completion_ids) for r in scored)
+    return {
+        **{f"time/{stage}": spent for stage, spent in sorted(seconds.items())},
+        "time/step": whole,
+        "time/tokens_per_second": tokens / whole,
+        "memory/peak_mb": peak_memory_mb(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """The accelerator's peak allocation where there is one, else this process's resident peak."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit / 2**20
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Observers: are told of events, change nothing."""

@@ -1,0 +1,1 @@
+"""The policy: loading and saving it, and its forward passes."""

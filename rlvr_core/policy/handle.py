@@ -1,0 +1,39 @@
+"""What a rollout engine may use of the policy in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlvr_core.learner.learner import Learner
+
+
+class LocalPolicy:
+    """The learner's own weights, for engines that decode in this process. Satisfies ``contracts.PolicyHandle``."""
+
+    def __init__(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._learner = learner
+        self.tokenizer = tokenizer
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The policy's model."""
+        return self._learner.root.policy
+
+    @property
+    def version(self) -> int:
+        """Optimizer steps taken."""
+        return self._learner.version
+
+    @property
+    def exact(self) -> bool:
+        """float32 or wider and no autocast."""
+        numerics = self._learner.root.numerics
+        return numerics.autocast is None and torch.finfo(self.model.dtype).bits >= 32
+
+    @torch.no_grad()
+    def decode(self, **inputs: Any) -> Any:
+        """The policy's forward, through the root module."""
+        return self._learner.root("decode", **inputs)

@@ -1,0 +1,92 @@
+"""The one root module: the policy and every trainable part that components brought.
+
+Every pass goes through its ``forward``, so data-parallel wrappers see all parameters and sharded ones are gathered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlvr_core.contracts import Differentiable
+from rlvr_core.errors import ContractError
+from rlvr_core.policy.forward import POLICY_QUANTITIES, Head, Rows, completion_quantities
+from rlvr_core.records import MicroBatch, Term
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How forwards are computed."""
+
+    temperature: float
+    chunk: int
+    autocast: torch.dtype | None
+
+    def context(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Autocast, where it is on."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.autocast)
+
+
+class Root(nn.Module):
+    """Policy and trainable parts. ``differentiables``: loss and regularisers by label."""
+
+    def __init__(
+        self, policy: PreTrainedModel, differentiables: Mapping[str, Differentiable], modules: Mapping[str, nn.Module], numerics: Numerics
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.parts = nn.ModuleDict(modules)
+        self.head = Head(policy)
+        self.numerics = numerics
+        self.differentiables = dict(differentiables)
+        self.providers = {name: part for part in self.differentiables.values() for name in part.provides}
+
+    def forward(self, mode: str, *args: Any, **kwargs: Any) -> Any:
+        """``learn`` | ``prepare`` | ``decode``: one door for wrappers to guard."""
+        if mode == "learn":
+            return self._learn(*args)
+        if mode == "prepare":
+            return self._quantities(*args)
+        if mode == "decode":
+            with self.numerics.context(self.policy.device):
+                return self.policy(**kwargs)
+        raise ValueError(f"no mode '{mode}'")
+
+    def _learn(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Term]:
+        """Every term of every part, for these rows."""
+        batch.quantities = self._quantities(rows, batch, wanted)
+        terms: dict[str, Term] = {}
+        for label, part in self.differentiables.items():
+            for name, term in part.terms(batch).items():
+                if name in terms:
+                    raise ContractError(f"{label}: a term named '{name}' is there already")
+                terms[name] = term
+        return terms
+
+    def _quantities(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Named quantities of the policy, those of providers included."""
+        provided = wanted - POLICY_QUANTITIES
+        basic = (wanted & POLICY_QUANTITIES) | {
+            q for name in provided for q in self.providers[name].needs().policy if q in POLICY_QUANTITIES
+        }
+        with self.numerics.context(self.policy.device):
+            found = completion_quantities(self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk)
+        batch.quantities = found
+        for name in sorted(provided):
+            found[name] = self.providers[name].provide(name, batch)
+        return found
+
+
+def make_quiet(model: PreTrainedModel) -> PreTrainedModel:
+    """A model nobody trains: evaluation mode, no gradient."""
+    model.eval()
+    model.requires_grad_(False)
+    return model

@@ -1,0 +1,106 @@
+r"""Where a completion states its answer; and golds stated the same way, to check them before a run.
+
+The last complete ``\boxed{}`` or ``\fbox{}``, by brace matching. Only where there is no box at all: what follows the last ``####``,
+or else the last "answer is x" or "Answer: x". Everything here is linear in the completion's length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rlvr_core.contracts import Reward
+from rlvr_core.errors import DataError
+from rlvr_core.records import Example, RewardItem
+
+MAX_ANSWER = 2_000
+"""Characters of the longest answer that is looked at."""
+
+_TOKENS = re.compile(r"(?P<box>\\{1,4}(?:boxed|fbox)\s{0,9}\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+_MARK = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
+_STATEMENT = re.compile(r"\banswer\b\*{0,2}\s{0,9}(?:is\b|:)[\s:*]{0,9}", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.?](?=\s|$)")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The answer as it stands in the completion, or why there is none."""
+
+    answer: str | None
+    reason: str = ""
+
+
+def extract(completion: str, require_box: bool = False) -> Extraction:
+    """The completion's final answer."""
+    content, opened = find_box(completion)
+    if opened:
+        return _checked(content, r"the \boxed{} is never closed", r"the \boxed{} is empty")
+    if require_box:
+        return Extraction(None, r"no \boxed{}")
+    marks = _MARK.findall(completion)
+    if marks:
+        return _checked(marks[-1], "", "nothing follows the ####")
+    statement = None
+    for statement in _STATEMENT.finditer(completion):
+        pass
+    if statement is not None:
+        return _checked(_first_sentence(completion[statement.end() :]), "", "no answer follows 'answer is'")
+    return Extraction(None, r"no \boxed{}, no #### and no 'answer is'")
+
+
+def find_box(text: str) -> tuple[str | None, bool]:
+    """(content of the complete box that closes last, whether any box was opened). A box inside a box belongs to the outer one."""
+    stack: list[int | None] = []
+    span, opened = None, False
+    for token in _TOKENS.finditer(text):
+        if token["box"]:
+            stack.append(token.end())
+            opened = True
+        elif token["open"]:
+            stack.append(None)
+        elif token["close"] and stack:
+            start = stack.pop()
+            if start is not None:
+                span = slice(start, token.start())
+    return (None if span is None else text[span]), opened
+
+
+def boxed(gold: str) -> str:
+    """A gold as a completion would state it."""
+    return f"\\boxed{{{gold}}}"
+
+
+def check_golds(examples: Iterable[Example], reward: Reward) -> list[tuple[str, str, str]]:
+    """Score every gold, stated as a completion would, against itself: (id, gold, reason) of each that does not get the value 1.
+
+    A reward says how a completion states a gold in a method ``as_completion(gold) -> str | None``; where it has none, or gives None,
+    the gold cannot be checked and is passed over.
+    """
+    as_completion = getattr(reward, "as_completion", lambda gold: None)
+    stated = [(example, text) for example in examples if (text := as_completion(example.gold)) is not None]
+    items = [RewardItem("", text, example.gold, example.columns) for example, text in stated]
+    outcomes = reward.score(items)
+    if len(outcomes) != len(items):
+        raise DataError(f"{type(reward).__name__} gave {len(outcomes)} outcomes for {len(items)} golds")
+    return [
+        (example.id, example.gold, outcome.reason or outcome.status)
+        for (example, _), outcome in zip(stated, outcomes, strict=True)
+        if outcome.value != 1.0
+    ]
+
+
+def _first_sentence(text: str) -> str:
+    line = text.partition("\n")[0]
+    end = _SENTENCE_END.search(line)
+    return (line if end is None else line[: end.start()]).strip().strip("*").strip()
+
+
+def _checked(answer: str | None, missing: str, empty: str) -> Extraction:
+    if answer is None:
+        return Extraction(None, missing)
+    if not answer.strip():
+        return Extraction(None, empty)
+    if len(answer) > MAX_ANSWER:
+        return Extraction(None, f"the answer has {len(answer)} characters, more than {MAX_ANSWER}")
+    return Extraction(answer.strip())

@@ -1,0 +1,1 @@
+"""Rollout: engines, and the collecting of scored rollouts."""

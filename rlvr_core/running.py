@@ -1,0 +1,264 @@
+"""A whole run: check everything, open the folder, evaluate, train, evaluate, save."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlvr_core.errors import RunFolderError
+from rlvr_core.plugins import catalogue
+from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.source import Source, apply_assignments, from_mapping, read_spec
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run was written, and its summary.json."""
+
+    output: Path
+    summary: Mapping[str, Any]
+
+
+def load(spec: str | Path | Mapping[str, Any] | Resolved, assignments: Iterable[str] = ()) -> Resolved:
+    """A spec file or mapping, checked against what is installed. Raises SpecError before anything else happens."""
+    if isinstance(spec, Resolved):
+        return spec
+    source: Source = from_mapping(spec) if isinstance(spec, Mapping) else read_spec(spec)
+    apply_assignments(source, assignments)
+    return resolve(source, catalogue())
+
+
+def run(
+    spec: str | Path | Mapping[str, Any] | Resolved, *, set: Iterable[str] = (), overwrite: bool = False, resume: bool = False
+) -> RunResult:
+    """Run a spec: a file, a mapping or a resolved one, with ``path=value`` assignments laid over.
+
+    ``overwrite`` replaces a run that stands in the output folder; ``resume`` goes on from its newest checkpoint.
+    Raises RlvrError (one line: what, where, the way out).
+    """
+    resolved = load(spec, set)
+    output = Path(resolved.output)
+    if resume and not (output / "spec.yaml").is_file():
+        raise RunFolderError(f"{output} holds no run to resume")
+    from rlvr_core import folder
+
+    if not resume:
+        folder.check_free(output, overwrite)
+    from rlvr_core.planning import check_fits
+
+    check_fits(resolved)
+    return _Run(resolved, output, resume).run()
+
+
+@dataclass
+class _Run:
+    """One run in progress."""
+
+    resolved: Resolved
+    output: Path
+    resume: bool
+    started: float = field(default_factory=time.perf_counter)
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    stop_requested: bool = False
+    written: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> RunResult:
+        from accelerate import Accelerator
+        from transformers.utils.logging import disable_progress_bar
+
+        from rlvr_core import setup
+
+        disable_progress_bar()  # loading a model must not write over our own progress
+
+        self.accelerator = Accelerator(mixed_precision="no")
+        self.main = self.accelerator.is_main_process
+        self.observers = [bound.build() for bound in self.resolved.observers.values()] if self.main else []
+        try:
+            self.parts = setup.build(self.resolved, self.accelerator, self.tell)
+            self.training = self.parts.training
+            self._check()
+            self._open()
+            with self._interruptible():
+                return self._train()
+        finally:
+            self._close()
+
+    def tell(self, event: Any) -> None:
+        """Pass an event to every observer, on the main process."""
+        for observer in self.observers:
+            observer.observe(event)
+
+    def _close(self) -> None:
+        import torch.distributed
+
+        for observer in self.observers:
+            observer.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def _check(self) -> None:
+        """What a run checks of itself, and says."""
+        from rlvr_core.checks import check_golds, show_rollouts
+        from rlvr_core.events import Notice
+        from rlvr_core.policy.loading import round_trips
+
+        task, training = self.parts.task, self.training
+        self.tell(Notice(f"task: {task.describe()}"))
+        check_golds(training.roller.rewards, training.prompts.examples, self.tell)
+        position = training.prompts.position
+        prompts = training.prompts.draw(min(16, len(training.prompts.examples)))
+        training.prompts.position = position
+        if round_trips(self.parts.tokenizer, prompts[0].text):
+            self.tell(Notice("tokenizer: a prompt survives encoding and decoding"))
+        else:
+            self.tell(Notice("the tokenizer does not give a prompt back as it was; rewards see decoded text", "warning"))
+        show_rollouts(training.roller.roll(prompts, 0, 0, 1, training.sampling), self.tell)
+        training.clock.seconds.clear()
+
+    def _open(self) -> None:
+        """Open the folder, or take up an interrupted run."""
+        from rlvr_core import folder
+        from rlvr_core.checkpoint import state
+        from rlvr_core.events import RunStarted
+
+        self.accelerator.wait_for_everyone()
+        if self.resume:
+            loaded = state.load(self.output, self.accelerator.device)
+            state.restore(self.training, loaded)
+            if self.main:
+                for name in (folder.METRICS, folder.SAMPLES):
+                    state.drop_rows_after(self.output / name, loaded["step"])
+            before = self.output / "eval" / "before.json"
+            if before.is_file():
+                self.evaluations["before"] = json.loads(before.read_text(encoding="utf-8"))
+        elif self.main:
+            folder.create(self.output, self.resolved, catalogue(), folder.command_line())
+        self.accelerator.wait_for_everyone()
+        self.tell(RunStarted(self.output, self.resolved.spec.steps, self.training.first_step, self.resolved.as_dict()))
+
+    def _train(self) -> RunResult:
+        from rlvr_core.loop import SignalExhausted, train
+
+        status = "finished"
+        last = self.training.first_step - 1
+        try:
+            if not self.resume:
+                self.evaluate("before", 0)
+            last = train(self.training, self.after_step)
+            if self.stop_requested and last < self.resolved.spec.steps:
+                status = f"interrupted after step {last}"
+        except SignalExhausted:
+            status = "stopped: a step brought no signal (rollout.on_empty: stop)"
+        if status == "finished":
+            self.evaluate("after", last)
+        elif self.stop_requested:
+            self.save_checkpoint(last)
+        return self._finish(status, last)
+
+    def after_step(self, step: int) -> bool:
+        """Evaluate and save on schedule. True: every rank agrees to stop here."""
+        spec = self.resolved.spec
+        final = step == spec.steps
+        if spec.evaluation.every and step % spec.evaluation.every == 0 and not final:
+            self.evaluate(f"step {step}", step)
+        self.stop_requested = self._any_rank(self.stop_requested)
+        if spec.checkpoint.every and step % spec.checkpoint.every == 0 and not self.stop_requested:
+            self.save_checkpoint(step)
+        return self.stop_requested
+
+    def _any_rank(self, flag: bool) -> bool:
+        import torch
+
+        if self.accelerator.num_processes == 1:
+            return flag
+        votes = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(votes > 0)
+
+    def evaluate(self, when: str, step: int) -> None:
+        """Score the held-out problems, where there are any."""
+        from rlvr_core import folder
+        from rlvr_core.evaluation.evaluate import evaluate
+        from rlvr_core.events import Evaluated
+
+        if not self.parts.held_out:
+            return
+        found = evaluate(self.training.roller, self.parts.held_out, self.resolved.spec.evaluation.samples, self.parts.evaluation)
+        if self.main:
+            name = when.replace(" ", "-")
+            folder.write_rollouts(self.output / "eval" / f"{name}.jsonl", found.rollouts)
+            folder.write_json(self.output / "eval" / f"{name}.json", found.figures)
+        self.evaluations[when] = found.figures
+        self.tell(Evaluated(when, step, found.figures))
+
+    def save_checkpoint(self, step: int) -> None:
+        """Everything a resume needs."""
+        from rlvr_core.checkpoint import state
+        from rlvr_core.events import Saved
+
+        if self.main:
+            path = state.save(self.output, self.training, step, self.resolved.spec.checkpoint.keep)
+            self.written["checkpoint"] = str(path)
+            self.tell(Saved(path, step))
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, status: str, last: int) -> RunResult:
+        """Model and summary; what every end of a run has in common."""
+        from rlvr_core import folder
+        from rlvr_core.events import RunFinished
+        from rlvr_core.policy.loading import save_model
+
+        spec = self.resolved.spec
+        summary: dict[str, Any] = {
+            "objective": self.resolved.objective.name,
+            "task": self.resolved.task.component.name,
+            "model": spec.model.name,
+            "seed": spec.seed,
+            "steps": last,
+            "optimizer_steps": self.training.learner.version,
+            "status": status,
+            "wall_s": round(time.perf_counter() - self.started, 3),
+            "eval": self.evaluations,
+        }
+        if self.main:
+            save_model(self.training.learner.root.policy, self.parts.tokenizer, self.output / folder.MODEL)
+            for name in (folder.MODEL, folder.SUMMARY, folder.METRICS, folder.SAMPLES, "eval", folder.SPEC, folder.MANIFEST):
+                if (self.output / name).exists() or name == folder.SUMMARY:
+                    self.written[name.split(".")[0]] = str(self.output / name)
+            summary["written"] = dict(self.written)
+            folder.write_json(self.output / folder.SUMMARY, summary)
+        self.accelerator.wait_for_everyone()
+        self.tell(RunFinished(self.output, summary))
+        return RunResult(self.output, summary)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) ends the run after its step; the second ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous: dict[signal.Signals, Any] = {}
+
+        def ask(number: int, _frame: Any) -> None:
+            from rlvr_core.events import Notice
+
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+            self.tell(Notice("stopping after this step, then saving; once more to stop at once"))
+
+        for which in (signal.SIGINT, signal.SIGTERM):
+            previous[which] = signal.signal(which, ask)
+        try:
+            yield
+        finally:
+            for which, handler in previous.items():
+                signal.signal(which, handler)
+
+

@@ -1,0 +1,1 @@
+"""Specs: what a run does, as checked data. Imports no torch."""

@@ -1,0 +1,110 @@
+"""The sections of a spec that core owns. Options of plugins are checked by the plugins' own models.
+
+Defaults are right for a pretrained model; what is tuned for the embedded default stands in its own spec alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field
+
+from rlvr_core.options import Options, option
+from rlvr_core.spec.parts import Part
+from rlvr_core.tasks.prompts import PromptOptions
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ModelSection(Options):
+    """The policy's starting point."""
+
+    name: str = option(description="a Hugging Face folder or hub name; `embedded` is the small model made on the spot")
+    dtype: Dtype = option("float32", "dtype of the weights; the optimizer works on them as they are, so bfloat16 loses small updates")
+    attn_implementation: str | None = option(None, "attention implementation, as transformers names them; unset: its choice")
+    trust_remote_code: bool = option(False, "run code that the model's repository brings")
+    gradient_checkpointing: bool = option(False, "recompute activations in backward: less memory, about a third more time")
+
+
+class RolloutSection(Options):
+    """How completions are drawn."""
+
+    prompts_per_step: int = option(16, "prompts drawn in a step", ge=1)
+    group_size: int = Field(
+        8, ge=1, validation_alias=AliasChoices("group_size", "num_generations"), description="rollouts of each prompt",
+        json_schema_extra={"symbol": "G"},
+    )  # fmt: skip
+    max_completion_length: int = option(1024, "tokens of a completion at most, the end token included", ge=1)
+    temperature: float = option(1.0, "sampling temperature; log-probs are taken at it throughout", gt=0.0)
+    stop: list[str] = option([], "strings that end a completion, besides the model's end tokens")
+    engine: Part = option({"name": "transformers"}, "rollout engine and its options")
+    max_refills: int = option(4, "rounds of more prompts that a sampler or `on_empty: resample` may ask for in a step", ge=0)
+    on_empty: Literal["skip", "resample", "stop"] = option(
+        "skip", "a step without signal (nothing kept, or all credit zero): count it and go on, draw other prompts, or end the run"
+    )
+
+
+class LearnerSection(Options):
+    """How the policy is updated."""
+
+    learning_rate: float = option(1e-6, "AdamW's peak rate for the policy", gt=0.0)
+    lr_scheduler: Literal["constant", "linear", "cosine"] = option("constant", "the rate's course after the warm-up, by optimizer step")
+    warmup_steps: int = option(0, "optimizer steps of linear warm-up", ge=0)
+    weight_decay: float = option(0.0, "AdamW's decay, on matrices only", ge=0.0)
+    beta1: float = option(0.9, "AdamW's first-moment decay", ge=0.0, lt=1.0)
+    beta2: float = option(0.999, "AdamW's second-moment decay", ge=0.0, lt=1.0)
+    max_grad_norm: float | None = option(1.0, "gradients are scaled down to this norm over all trainable modules; null: never", gt=0.0)
+    num_iterations: int = option(1, "passes over each batch", ge=1, symbol="mu")
+    num_minibatches: int = option(1, "optimizer steps in each pass; minibatches hold whole groups", ge=1)
+    max_tokens_per_microbatch: int = option(
+        16384, "padded tokens that one forward and backward hold at most; a longer row goes alone", ge=1
+    )
+    mixed_precision: Literal["auto", "no", "bf16"] = option("auto", "autocast of forwards; auto: bf16 on an accelerator that has it, no on CPU")
+    logprob_chunk_tokens: int = option(1024, "completion tokens whose logits exist at once", ge=1)
+
+
+class EvaluationSection(Options):
+    """Held-out problems, scored before, during and after."""
+
+    problems: int | None = option(None, "held-out problems used, from the front; null: all; 0: no evaluation", ge=0)
+    samples: int = option(1, "completions drawn for each problem", ge=1, symbol="n")
+    temperature: float = option(1.0, "sampling temperature; 0 is greedy", ge=0.0)
+    every: int = option(0, "evaluate after every so many steps too; 0: only before and after", ge=0)
+
+    def inert(self) -> Mapping[str, str]:
+        off = {"samples", "temperature", "every"} if self.problems == 0 else set()
+        reasons = {key: "evaluation.problems is 0" for key in off}
+        if self.temperature == 0.0 and self.samples > 1:
+            reasons["samples"] = "greedy completions of a problem (temperature 0) are all the same"
+        return reasons
+
+
+class CheckpointSection(Options):
+    """What is kept to go on from after an interruption."""
+
+    every: int = option(0, "save everything that a resume needs after every so many steps; 0: only when interrupted", ge=0)
+    keep: int = option(1, "checkpoints kept, the newest", ge=1)
+
+
+class Spec(Options):
+    """A whole run."""
+
+    seed: int = option(0, "every random number of the run follows from it", ge=0)
+    steps: int = option(200, "steps of rollout and learning", ge=1)
+    output: str | None = option(None, "the run's folder; null: runs/<objective>-<task>-seed<seed>")
+    model: ModelSection = option(description="the policy's starting point")
+    task: Part = option(description="where problems and golds come from, with its options")
+    prompt: PromptOptions = option(PromptOptions(), "how a problem becomes the policy's prompt")
+    rewards: dict[str, Part] = option(
+        {"math": {"name": "math"}}, "rewards by label, each with its options and a `weight` (1.0); values are summed by weight"
+    )
+    control: Literal["none", "shuffled_rewards"] = option(
+        "none", "shuffled_rewards: permute rewards over the rollouts of a step, as a control that should not learn; evaluation is untouched"
+    )
+    rollout: RolloutSection = option(RolloutSection(), "how completions are drawn")
+    objective: dict[str, Any] = option(description="the objective's name, and changes to its parts")
+    learner: LearnerSection = option(LearnerSection(), "how the policy is updated")
+    evaluation: EvaluationSection = option(EvaluationSection(), "held-out problems, scored before, during and after")
+    checkpoint: CheckpointSection = option(CheckpointSection(), "what is kept to go on from")
+    observers: dict[str, Part] = option({"progress": {"name": "progress"}, "jsonl": {"name": "jsonl"}}, "who is told of events, by label")

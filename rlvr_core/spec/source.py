@@ -1,0 +1,183 @@
+"""Reading specs: YAML with the place of every key, and overrides from the command line laid over it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlvr_core.errors import SpecError
+
+KeyPath = tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core scalars: `1e-6` is a number, `on` and `no` are text, a key given twice is an error."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would otherwise read as something else than text."""
+
+
+_Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":int", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SCALARS = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "int": (r"^[-+]?[0-9]+$", "-+0123456789"),
+    "float": (
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+}
+for _kind, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
+
+
+def _float(text: str) -> float:
+    """YAML writes ``.inf`` and ``.nan`` where Python has no dot."""
+    plain = text.lower()
+    return float(plain.replace(".", "") if plain.endswith(("inf", "nan")) else plain)
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML that ``parse_yaml`` reads back as it was."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+@dataclass
+class Source:
+    """A spec as written: nested data, and for each path where it was said (``spec.yaml:12``, ``--set``)."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    name: str = "spec"
+
+    def where(self, path: KeyPath) -> str:
+        """Where a path was said, or the nearest of its parents; the source's name otherwise."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.origins:
+                return self.origins[path[:end]]
+        return self.name
+
+    def said(self, path: KeyPath) -> bool:
+        """Whether the user wrote this very path."""
+        return path in self.origins
+
+    def set(self, path: KeyPath, value: Any, origin: str) -> None:
+        """Lay one value over the data. Giving a part another name drops the options of the part that stood there.
+
+        Raises SpecError where the path goes through something that is not a mapping.
+        """
+        node = self.data
+        for depth, key in enumerate(path[:-1]):
+            child = node.get(key)
+            if child is None:
+                child = node[key] = {}
+                self.origins.setdefault(path[: depth + 1], origin)
+            if not isinstance(child, dict):
+                raise SpecError(f"{origin}: {'.'.join(path[: depth + 1])} is {child!r}, not a mapping, so it has no key '{path[depth + 1]}'")
+            node = child
+        if path[-1] == "name" and len(path) > 1 and node.get("name", value) != value:
+            node.clear()
+            self._forget(path[:-1])
+        self._forget(path)
+        node[path[-1]] = value
+        self._note(path, value, origin)
+
+    def _forget(self, path: KeyPath) -> None:
+        for other in [o for o in self.origins if o[: len(path)] == path and len(o) > len(path)]:
+            del self.origins[other]
+
+    def _note(self, path: KeyPath, value: Any, origin: str) -> None:
+        self.origins[path] = origin
+        if isinstance(value, dict):
+            for key, child in value.items():
+                self._note((*path, key), child, origin)
+
+
+def parse_yaml(text: str, name: str) -> Source:
+    """Parse one YAML document. Raises SpecError with the line of the mistake."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise SpecError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if node is None:
+        return Source({}, {}, name)
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(f"{name}:1: a spec is a mapping of keys to values")
+    origins: dict[KeyPath, str] = {}
+    _walk(node, (), name, origins)
+    loader = _Loader("")
+    try:
+        data = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{name}: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+    return Source(data, origins, name)
+
+
+def _walk(node: yaml.Node, path: KeyPath, name: str, origins: dict[KeyPath, str]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise SpecError(f"{name}:{key.start_mark.line + 1}: a key must be a plain word")
+        here = (*path, str(key.value))
+        if here in origins:
+            raise SpecError(f"{name}:{key.start_mark.line + 1}: '{'.'.join(here)}' is given twice; first at {origins[here]}")
+        origins[here] = f"{name}:{key.start_mark.line + 1}"
+        _walk(value, here, name, origins)
+
+
+def read_spec(file: str | Path) -> Source:
+    """Read a spec file. Raises SpecError where it is missing or no YAML."""
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise SpecError(f"{path} is a folder; a spec is a YAML file (a run's own is {path}/spec.yaml)") from None
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def from_mapping(data: Mapping[str, Any], name: str = "spec") -> Source:
+    """A spec given as nested mappings (from a notebook)."""
+    source = Source({}, {}, name)
+    for key, value in data.items():
+        plain = yaml.load(yaml.safe_dump(value), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader; this copies
+        source.data[key] = plain
+        source._note((key,), plain, f"{name}: {key}")
+    return source
+
+
+def parse_assignment(text: str, option: str = "--set") -> tuple[KeyPath, Any]:
+    """``a.b.c=value`` -> path and value (YAML). Raises SpecError naming the assignment."""
+    path, equals, value = text.partition("=")
+    keys = tuple(key.strip() for key in path.split("."))
+    if not equals or not all(keys):
+        raise SpecError(f"{option} {text}: write it as path.to.key=value")
+    try:
+        return keys, yaml.load(value, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise SpecError(f"{option} {text}: the value is not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def apply_assignments(source: Source, assignments: Iterable[str]) -> None:
+    """Lay ``--set`` assignments over a source, in order."""
+    for text in assignments:
+        path, value = parse_assignment(text)
+        source.set(path, value, f"--set {text}")

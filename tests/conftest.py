@@ -1,0 +1,9 @@
+"""What every test shares. One thread a process: several test processes on few cores would fight over them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
