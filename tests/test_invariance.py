@@ -1,0 +1,224 @@
+"""The same data, split in any way, gives the same loss and gradients: those of a dense loss written plainly here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rlvr_core.records import Rollout
+from rlvr_core.testing import scripted_rollouts, tiny_policy
+from rlvr_core.testing.bench import Bench
+from torch import Tensor
+
+REWARDS = [[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]]
+LENGTHS = [[3, 5, 2, 8], [4, 1, 6, 2], [1, 1, 7, 3], [2, 2, 2, 5]]
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "popo": {"name": "popo"},
+    "popo_entropy_over_all": {"name": "popo", "regularisers": {"entropy": {"scope": "all"}}},
+    "popo_over_prompts": {"name": "popo", "loss": {"over": "prompts"}, "credit": {"weights": "sequence_softmax", "length_normalize": True}},
+    "grpo": {"name": "grpo"},
+    "grpo_kl_two_references": {
+        "name": "grpo",
+        "references": {"frozen": {"name": "frozen"}, "twin": {"name": "ema_twin"}},
+        "regularisers": {"kl": {"coef": 0.1}, "kl_twin": {"name": "kl", "to": "twin", "coef": 0.2, "estimator": "k2"}},
+        "loss_agg_mode": "seq-mean-token-mean",
+    },
+    "grpo_kl_in_the_reward": {
+        "name": "grpo", "references": {"frozen": {"name": "frozen"}}, "shapers": {"kl_reward": {"coef": 0.1}}, "loss_agg_mode": "seq-mean-token-sum-norm",
+    },
+    "ppo": {"name": "ppo"},
+    "ppo_with_similarity": {
+        "name": "ppo",
+        "references": {"twin": {"name": "ema_twin"}},
+        "regularisers": {"similarity": {"to": "twin", "predictor_hidden": 8}},
+    },
+}  # fmt: skip
+
+
+def rollouts(exact: bool = True) -> list[Rollout]:
+    return scripted_rollouts(REWARDS, LENGTHS, exact=exact)
+
+
+def flat(gradients: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_do_not_depend_on_micro_batches_or_order(name: str, exact: bool) -> None:
+    whole_metrics, whole = Bench.of(OBJECTIVES[name]).gradients(rollouts(exact))
+    assert flat(whole).abs().max() > 1e-6
+    for budget in (1, 12, 30):
+        metrics, split = Bench.of(OBJECTIVES[name], max_tokens_per_microbatch=budget).gradients(rollouts(exact)[::-1])
+        torch.testing.assert_close(flat(split), flat(whole), atol=1e-10, rtol=1e-10)
+        for key in ("loss/total", *(k for k in whole_metrics if k.startswith(("loss/", "policy/", "popo/")))):
+            assert metrics[key] == pytest.approx(whole_metrics[key], abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["popo", "grpo", "ppo"])
+def test_parameters_after_several_minibatches_and_iterations_do_not_depend_on_micro_batches(name: str) -> None:
+    def after(budget: int) -> dict[str, Tensor]:
+        bench = Bench.of(OBJECTIVES[name], max_tokens_per_microbatch=budget, num_minibatches=2, num_iterations=2, learning_rate=1e-2)
+        bench.gradients(rollouts())
+        assert bench.learner.version == 4
+        return bench.parameters()
+
+    start = flat(Bench.of(OBJECTIVES[name]).parameters())
+    torch.testing.assert_close(flat(after(1)), flat(after(1000)), atol=1e-9, rtol=1e-7)
+    assert (flat(after(1000)) - start).abs().max() > 1e-3
+
+
+def test_a_global_noise_generator_would_be_seen() -> None:
+    """The noise is on in these tests: another seed gives other gradients."""
+    one = flat(Bench.of(OBJECTIVES["popo"]).gradients(rollouts(), seed=0)[1])
+    other = flat(Bench.of(OBJECTIVES["popo"]).gradients(rollouts(), seed=1)[1])
+    assert (one - other).abs().max() > 1e-7
+
+
+Dense = Callable[[Bench, list[Rollout], Tensor, Tensor, Tensor], Tensor]
+
+
+def dense_inputs(bench: Bench, scored: list[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs [B,T], entropy [B,T] and mask [B,T], row by row, from the policy's own forward."""
+    width = max(len(r.completion_ids) for r in scored)
+    logprobs, entropy, mask = [], [], []
+    for r in scored:
+        all_logprobs = torch.log_softmax(bench.learner.root.policy(input_ids=torch.tensor([r.prompt_ids + r.completion_ids])).logits[0], -1)
+        here = all_logprobs[len(r.prompt_ids) - 1 : -1]
+        pad = width - len(here)
+        logprobs.append(torch.nn.functional.pad(here.gather(1, torch.tensor(r.completion_ids)[:, None])[:, 0], (0, pad)))
+        entropy.append(torch.nn.functional.pad(-(here.exp() * here).sum(-1), (0, pad)))
+        mask.append(torch.arange(width) < len(here))
+    return torch.stack(logprobs), torch.stack(entropy), torch.stack(mask)
+
+
+def sampled_logprobs(scored: list[Rollout], like: Tensor) -> Tensor:
+    out = torch.zeros_like(like)
+    for row, r in enumerate(scored):
+        out[row, : len(r.logprobs)] = torch.tensor(r.logprobs, dtype=like.dtype)
+    return out.detach()
+
+
+def dense_popo(bench: Bench, scored: list[Rollout], logprobs: Tensor, entropy: Tensor, mask: Tensor) -> Tensor:
+    """Weighted NLL over positives, entropy over positives; similarity off."""
+    old = sampled_logprobs(scored, logprobs)
+    total, tokens, entropies = torch.zeros((), dtype=torch.float64), 0, torch.zeros((), dtype=torch.float64)
+    for prompt in range(4):
+        rows = [i for i, r in enumerate(scored) if r.key.prompt == prompt and r.reward > 0]
+        if not rows:
+            continue
+        means = torch.stack([old[i][mask[i]].mean() for i in rows])
+        for weight, i in zip(torch.softmax(means, 0), rows, strict=True):
+            total = total - weight * logprobs[i][mask[i]].sum()
+            entropies = entropies + entropy[i][mask[i]].sum()
+            tokens += int(mask[i].sum())
+    return total / tokens - 0.01 * entropies / tokens
+
+
+def dense_grpo(bench: Bench, scored: list[Rollout], logprobs: Tensor, entropy: Tensor, mask: Tensor) -> Tensor:
+    """Clipped surrogate with group-relative advantages, averaged over tokens."""
+    old = sampled_logprobs(scored, logprobs)
+    rewards = torch.tensor([r.reward for r in scored], dtype=torch.float64).view(4, 4)
+    advantage = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+    ratio = (logprobs - old).exp()
+    per_token = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    return per_token[mask].sum() / mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("objective", "dense"),
+    [({"name": "popo", "regularisers": {"similarity": None}}, dense_popo), ({"name": "grpo"}, dense_grpo)],
+    ids=["popo", "grpo"],
+)
+def test_loss_and_gradients_equal_a_dense_loss_written_plainly(objective: dict[str, Any], dense: Dense) -> None:
+    bench, scored = Bench.of(objective, max_tokens_per_microbatch=20), rollouts()
+    plain = dense(bench, scored, *dense_inputs(bench, scored))
+    plain.backward()
+    expected = {name: p.grad.clone() for name, p in bench.learner.root.named_parameters() if p.grad is not None}
+    bench.learner.optimizer.zero_grad()
+    metrics, found = bench.gradients(scored)
+    assert metrics["loss/total"] == pytest.approx(float(plain.detach()), abs=1e-10)
+    torch.testing.assert_close(flat(found), flat(expected), atol=1e-10, rtol=1e-9)
+
+
+def test_nothing_forwards_a_negative_under_popos_defaults() -> None:
+    bench = Bench.of({"name": "popo"})
+    kept, dropped = bench.select(rollouts())
+    assert {r.reward for r in kept} == {1.0} and not dropped
+    batch, _ = bench.prepare(rollouts())
+    assert all(r.reward > 0 for r in batch.rollouts)
+
+
+def test_exact_rollouts_need_no_second_forward_and_stale_ones_get_one() -> None:
+    for exact, forwards in ((True, 0), (False, 1)):
+        bench = Bench.of({"name": "popo", "regularisers": {"similarity": None}})
+        bench.gradients(rollouts(exact))
+        assert (bench.preparer.forwards, bench.learner.forwards) == (forwards, 1)
+
+
+def test_the_twin_is_forwarded_only_where_similarity_is_on() -> None:
+    counts = {}
+    for coef in (0.1, 0.0):
+        bench = Bench.of({"name": "popo", "regularisers": {"similarity": {"coef": coef}}})
+        bench.gradients(rollouts())
+        counts[coef] = (bench.preparer.forwards, len(bench.objective.references))
+    assert counts == {0.1: (1, 1), 0.0: (0, 0)}
+
+
+def test_the_twin_follows_each_optimizer_step_in_float32_whatever_the_policys_dtype() -> None:
+    bench = Bench.of({"name": "popo"}, dtype=torch.bfloat16, learning_rate=1e-2)
+    twin = bench.objective.references["twin"].model  # type: ignore[attr-defined]
+    before = {name: p.clone() for name, p in twin.named_parameters()}
+    bench.gradients(rollouts())
+    moved = dict(twin.named_parameters())
+    assert all(p.dtype == torch.float32 for p in moved.values())
+    for name, policy in bench.learner.root.policy.named_parameters():
+        torch.testing.assert_close(moved[name], 0.995 * before[name] + 0.005 * policy.float())
+    assert any((moved[name] != before[name]).any() for name in moved)
+
+
+RANK_SCRIPT = """
+import json, sys, torch
+from rlvr_core.testing import scripted_rollouts
+from rlvr_core.testing.bench import Bench
+objectives, rewards, lengths, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+found = {}
+for name, objective in objectives.items():
+    for exact in (True, False):
+        bench = Bench.of(objective, max_tokens_per_microbatch=12, num_minibatches=2, num_iterations=2)
+        metrics, gradients = bench.gradients(scripted_rollouts(rewards, lengths, exact=exact))
+        found[f"{name} {exact}"] = (metrics, gradients, bench.parameters())
+if bench.learner.accelerator.is_main_process:
+    torch.save(found, out)
+bench.learner.accelerator.wait_for_everyone()
+"""
+
+
+def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
+    """Real processes over gloo; groups are spread over ranks, and one prompt has a single positive, so a rank runs dummies."""
+    rewards, lengths = [*REWARDS, [0, 0, 1, 0]], [*LENGTHS, [3, 3, 8, 1]]
+    script = tmp_path / "ranks.py"
+    script.write_text(RANK_SCRIPT)
+    results = {}
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.pt"
+        arguments = [json.dumps(OBJECTIVES), json.dumps(rewards), json.dumps(lengths), str(out)]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(29500 + ranks)]
+        subprocess.run([*launcher, str(script), *arguments], check=True, capture_output=True, text=True, timeout=300)
+        results[ranks] = torch.load(out)
+    for name, (metrics, gradients, parameters) in results[1].items():
+        other_metrics, other_gradients, other_parameters = results[2][name]
+        torch.testing.assert_close(flat(other_gradients), flat(gradients), atol=1e-10, rtol=1e-9)
+        torch.testing.assert_close(flat(other_parameters), flat(parameters), atol=1e-8, rtol=1e-6)
+        for key in (k for k in metrics if k.startswith(("loss/", "policy/", "popo/"))):
+            assert other_metrics[key] == pytest.approx(metrics[key], abs=1e-9), (name, key)
+
+
+def test_tiny_policy_is_the_same_on_every_call() -> None:
+    assert torch.equal(flat(dict(tiny_policy().named_parameters())), flat(dict(tiny_policy().named_parameters())))
