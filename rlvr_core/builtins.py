@@ -15,9 +15,16 @@ _PARTS = "rlvr_core.components.parts"
 
 @hookimpl
 def register_tasks(register: Register) -> None:
-    register("arithmetic", "rlvr_core.tasks.arithmetic:ArithmeticTask", options=ArithmeticOptions, summary="chains of one-digit sums, made on the spot")
+    register(
+        "arithmetic",
+        "rlvr_core.tasks.arithmetic:ArithmeticTask",
+        options=ArithmeticOptions,
+        summary="chains of one-digit sums, made on the spot",
+    )
     register("jsonl", "rlvr_core.tasks.jsonl:JsonlTask", options=JsonlOptions, summary="rows of a local JSON-lines file")
-    register("hub", "rlvr_core.tasks.hub:HubTask", options=HubOptions, summary="a data set on the hub or in a folder, through datasets")
+    register(
+        "hub", "rlvr_core.tasks.hub:HubTask", options=HubOptions, summary="a data set on the hub or in a folder, through datasets"
+    )
 
 
 @hookimpl
@@ -32,9 +39,21 @@ def register_rollouts(register: Register) -> None:
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("math", "rlvr_core.reward.math:MathReward", options=MathOptions, summary="1 where the final answer equals the gold, as mathematics")
-    register("exact", "rlvr_core.reward.exact:ExactReward", options=ExactOptions, summary="1 where the completion is the gold, as text")
-    register("function", "rlvr_core.reward.function:FunctionReward", options=FunctionOptions, summary="any callable with TRL's signature")
+    register(
+        "math",
+        "rlvr_core.reward.math:MathReward",
+        options=MathOptions,
+        summary="1 where the final answer equals the gold, as mathematics",
+    )
+    register(
+        "exact", "rlvr_core.reward.exact:ExactReward", options=ExactOptions, summary="1 where the completion is the gold, as text"
+    )
+    register(
+        "function",
+        "rlvr_core.reward.function:FunctionReward",
+        options=FunctionOptions,
+        summary="any callable with TRL's signature",
+    )
 
 
 @hookimpl
@@ -44,14 +63,18 @@ def register_samplers(register: Register) -> None:
 
 @hookimpl
 def register_corrections(register: Register) -> None:
-    register("truncated", f"{_PARTS}:TruncatedCorrection", options=o.CorrectionOptions, summary="importance ratios, bounded above")
+    register(
+        "truncated", f"{_PARTS}:TruncatedCorrection", options=o.CorrectionOptions, summary="importance ratios, bounded above"
+    )
     register("masked", f"{_PARTS}:MaskedCorrection", options=o.MaskedOptions, summary="importance ratios inside bounds, else 0")
 
 
 @hookimpl
 def register_shapers(register: Register) -> None:
     register("kl_reward", f"{_PARTS}:KlReward", options=o.KlOptions, summary="KL to a reference, taken off each token's reward")
-    register("overlong", f"{_PARTS}:Overlong", options=o.OverlongOptions, summary="soft penalty for completions near the length limit")
+    register(
+        "overlong", f"{_PARTS}:Overlong", options=o.OverlongOptions, summary="soft penalty for completions near the length limit"
+    )
 
 
 @hookimpl
@@ -61,8 +84,15 @@ def register_losses(register: Register) -> None:
 
 @hookimpl
 def register_references(register: Register) -> None:
-    register("frozen", "rlvr_core.learner.references:FrozenReference", options=o.NoOptions, summary="the policy before the first step")
-    register("ema_twin", "rlvr_core.learner.references:EmaTwin", options=o.EmaTwinOptions, summary="moving average of the policy, in float32")
+    register(
+        "frozen", "rlvr_core.learner.references:FrozenReference", options=o.NoOptions, summary="the policy before the first step"
+    )
+    register(
+        "ema_twin",
+        "rlvr_core.learner.references:EmaTwin",
+        options=o.EmaTwinOptions,
+        summary="moving average of the policy, in float32",
+    )
 
 
 @hookimpl
@@ -75,5 +105,15 @@ def register_regularisers(register: Register) -> None:
 def register_observers(register: Register) -> None:
     module = "rlvr_core.observers"
     register("progress", f"{module}.progress:Progress", options=o.ProgressOptions, summary="progress and tables on the terminal")
-    register("jsonl", f"{module}.jsonl:JsonlObserver", options=o.JsonlOptions, summary="metrics.jsonl and samples.jsonl in the run's folder")
-    register("tracker", f"{module}.tracker:Tracker", options=o.TrackerOptions, summary="metrics to an experiment tracker, through Accelerate")
+    register(
+        "jsonl",
+        f"{module}.jsonl:JsonlObserver",
+        options=o.JsonlOptions,
+        summary="metrics.jsonl and samples.jsonl in the run's folder",
+    )
+    register(
+        "tracker",
+        f"{module}.tracker:Tracker",
+        options=o.TrackerOptions,
+        summary="metrics to an experiment tracker, through Accelerate",
+    )

@@ -31,7 +31,12 @@ def check_golds(rewards: Sequence[WeightedReward], examples: Sequence[Example], 
             )
         if failed:
             names = ", ".join(f"{example.id} ({example.gold!r})" for example, _ in failed[:3])
-            tell(Notice(f"golds: {len(failed)} of {len(answers)} do not score 1 by '{weighted.label}' and cannot be learned: {names}", "warning"))
+            tell(
+                Notice(
+                    f"golds: {len(failed)} of {len(answers)} do not score 1 by '{weighted.label}' and cannot be learned: {names}",
+                    "warning",
+                )
+            )
         else:
             tell(Notice(f"golds: {len(answers)} of {len(answers)} checked score 1 by '{weighted.label}'"))
 
@@ -40,12 +45,21 @@ def show_rollouts(rollouts: Sequence[Rollout], tell: Callable[[Event], None]) ->
     """Three rollouts with their scores, and advice where the first figures promise little."""
     for rollout in rollouts[:3]:
         scores = ", ".join(f"{label} {o.value if o.value is not None else o.status}" for label, o in rollout.outcomes.items())
-        tell(Notice(f"sample: {_short(prompt_text(rollout.example))!r} -> {_short(rollout.text)!r} (gold {rollout.example.gold!r}): {scores}"))
+        tell(
+            Notice(
+                f"sample: {_short(prompt_text(rollout.example))!r} -> {_short(rollout.text)!r} (gold {rollout.example.gold!r}): {scores}"
+            )
+        )
     right = sum(r.reward > 0 for r in rollouts) / len(rollouts)
     if right == 0.0:
         tell(Notice(f"none of the first {len(rollouts)} rollouts has a reward above 0: {_advice(rollouts)}", "warning"))
     elif right == 1.0:
-        tell(Notice(f"all of the first {len(rollouts)} rollouts are right: the task may be too easy to learn from; try a harder one", "warning"))
+        tell(
+            Notice(
+                f"all of the first {len(rollouts)} rollouts are right: the task may be too easy to learn from; try a harder one",
+                "warning",
+            )
+        )
     else:
         tell(Notice(f"pass rate of the first {len(rollouts)} rollouts: {right:.2f}"))
 

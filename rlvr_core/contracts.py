@@ -56,8 +56,9 @@ class Needs:
     """What a component reads. What nobody needs is never computed.
 
     ``policy``: quantities of the policy, ``logprobs`` | ``entropy`` | ``hidden`` (after the final norm, at the completion tokens' own
-    positions) | ``states`` (the same at the positions before, where each token was chosen) or one that a component provides (``values``). Losses and regularisers get them with gradient in the learn stage,
-    credits and shapers without in the prepare stage (where ``logprobs`` are always at hand as the batch's).
+    positions) | ``states`` (the same at the positions before, where each token was chosen) or one that a component provides (``values``).
+    Losses and regularisers get them with gradient in the learn stage, credits and shapers without in the prepare stage (where
+    ``logprobs`` are always at hand as the batch's).
     ``reference``: quantities of the references in ``to``: ``logprobs`` | ``hidden``.
     ``scope``: whether rows that the sampler dropped are needed too.
     """
@@ -221,7 +222,10 @@ class Loss(Differentiable):
 
 
 class Regulariser(Differentiable):
-    """An added term. Options hold ``coef`` (0: the part is dropped and nothing is computed for it), and ``to`` where it needs a reference."""
+    """An added term.
+
+    Options hold ``coef`` (0: the part is dropped and nothing is computed for it), and ``to`` where it needs a reference.
+    """
 
 
 class Reference(Component, ABC):

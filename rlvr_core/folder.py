@@ -21,7 +21,14 @@ from rlvr_core.plugins import Catalogue
 from rlvr_core.records import Rollout
 from rlvr_core.spec.resolve import Resolved
 
-SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, MODEL = "spec.yaml", "manifest.json", "summary.json", "metrics.jsonl", "samples.jsonl", "model"
+SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, MODEL = (
+    "spec.yaml",
+    "manifest.json",
+    "summary.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "model",
+)
 REPORTED_PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "pluggy", "pydantic", "math-verify", "latex2sympy2_extended",
     "tokenizers", "safetensors", "numpy",
@@ -38,9 +45,13 @@ def check_free(output: Path, overwrite: bool) -> None:
     if output.is_dir() and not any(output.iterdir()):
         return
     if not (output / MANIFEST).is_file():
-        raise RunFolderError(f"output {output} exists and is not a run's folder, so it is left alone; choose another with --output")
+        raise RunFolderError(
+            f"output {output} exists and is not a run's folder, so it is left alone; choose another with --output"
+        )
     if not overwrite:
-        raise RunFolderError(f"output {output} holds a run already; choose another with --output, go on with --resume, or --overwrite it")
+        raise RunFolderError(
+            f"output {output} holds a run already; choose another with --output, go on with --resume, or --overwrite it"
+        )
 
 
 def create(output: Path, resolved: Resolved, catalogue: Catalogue, command: str) -> None:
@@ -70,7 +81,7 @@ def manifest(resolved: Resolved, catalogue: Catalogue, command: str) -> dict[str
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
         },
         "git": _git(),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
     }
 
 
@@ -79,8 +90,8 @@ def write_text(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-    os.chmod(name, 0o666 & ~_umask())
-    os.replace(name, path)
+    Path(name).chmod(0o666 & ~_umask())
+    Path(name).replace(path)
 
 
 def _umask() -> int:
@@ -111,9 +122,12 @@ def _version(package: str) -> str | None:
 
 def _git() -> dict[str, Any] | None:
     """Commit of the current folder's repository, and whether it had uncommitted changes."""
+    git = shutil.which("git")
+    if git is None:
+        return None
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True).stdout
+        commit = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        status = subprocess.run([git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": bool(status.strip())}

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import pluggy
 
-from rlvr_core.spec.parts import Objective
 from rlvr_core.options import Options
+from rlvr_core.spec.parts import Objective
 
 API_VERSION = 1
 GROUP = "rlvr"

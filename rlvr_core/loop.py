@@ -38,6 +38,10 @@ class Training:
 class SignalExhausted(Exception):
     """A step brought no signal and the spec says to stop then."""
 
+    def __init__(self, step: int) -> None:
+        super().__init__(f"step {step}")
+        self.step = step
+
 
 def train(training: Training, after_step: Callable[[int], bool]) -> int:
     """Steps until the spec's number, or until ``after_step(step)`` says to end. Returns the last step taken."""
@@ -75,7 +79,7 @@ def take_step(training: Training, step: int) -> None:
     metrics |= time_metrics(clock.seconds, time.perf_counter() - started, collected.scored)
     training.tell(StepFinished(step, metrics, shown(collected.scored)))
     if not learned and spec.rollout.on_empty == "stop":
-        raise SignalExhausted
+        raise SignalExhausted(step)
     if not learned and step == 1:
         training.tell(Notice(f"step 1 brought no signal: {no_signal_advice(collected)}", "warning"))
 

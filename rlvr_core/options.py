@@ -23,5 +23,5 @@ class Options(BaseModel):
 
 def option(default: Any = ..., /, description: str = "", *, symbol: str | None = None, **constraints: Any) -> Any:
     """A pydantic ``Field`` with a description and, where a paper has one, its ``symbol``."""
-    extra = {"symbol": symbol} if symbol else None
+    extra: dict[str, Any] | None = {"symbol": symbol} if symbol else None
     return Field(default, description=description, json_schema_extra=extra, **constraints)

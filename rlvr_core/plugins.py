@@ -22,11 +22,20 @@ from rlvr_core.hookspecs import API_VERSION, GROUP, Hooks
 from rlvr_core.options import Options
 from rlvr_core.spec.parts import Objective
 
-FIRST_PARTY = {
-    "rlvr-popo": ("plugins/popo", {"objective": ["popo"], "sampler": ["positive_only"], "credit": ["bounded_is"], "loss": ["bounded_is"], "regulariser": ["similarity"]}),
+FIRST_PARTY: Mapping[str, tuple[str, Mapping[str, list[str]]]] = {
+    "rlvr-popo": (
+        "plugins/popo",
+        {
+            "objective": ["popo"],
+            "sampler": ["positive_only"],
+            "credit": ["bounded_is"],
+            "loss": ["bounded_is"],
+            "regulariser": ["similarity"],
+        },
+    ),
     "rlvr-grpo": ("plugins/grpo", {"objective": ["grpo"], "credit": ["group_relative"]}),
     "rlvr-ppo": ("plugins/ppo", {"objective": ["ppo"], "credit": ["gae"], "regulariser": ["value"]}),
-}  # fmt: skip
+}
 """What our own optional distributions hold, so that a bare core can say which to install: folder in a checkout, kind -> names."""
 
 
@@ -55,7 +64,9 @@ class Component:
             ) from error
         base = KINDS[self.kind].base
         if not (inspect.isclass(loaded) and base is not None and issubclass(loaded, base)):
-            raise PluginLoadError(f"{where}: {self.target} is not a subclass of rlvr_core.contracts.{base.__name__ if base else ''}")
+            raise PluginLoadError(
+                f"{where}: {self.target} is not a subclass of rlvr_core.contracts.{base.__name__ if base else ''}"
+            )
         return loaded
 
     def build(self, options: Options) -> Any:
@@ -100,16 +111,23 @@ def discover(
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     found: dict[tuple[str, str], Component] = {}
+    owners: dict[ModuleType, str] = {}
     core = importlib.import_module("rlvr_core.builtins")
     _collect(manager, core, "rlvr", _version("rlvr"), found)
     for entry, distribution, version in (entry_points or _installed)():
         try:
             module = entry.load()
-        except Exception as error:  # any failure of foreign code has this one meaning
+        except (Exception, SystemExit) as error:  # any failure of foreign code has this one meaning
             raise PluginLoadError(
                 f"plugin '{entry.name}' of {distribution} {version} did not import ({entry.value}): {_said(error)}; "
                 f"fix it, or: pip uninstall {distribution}"
             ) from error
+        if module in owners:
+            raise DuplicateComponent(
+                f"the plugin {entry.value} is brought by both {owners[module]} and {distribution} {version}; "
+                f"uninstall one: pip uninstall {distribution}"
+            )
+        owners[module] = f"{distribution} {version}"
         _collect(manager, module, distribution, version, found)
     return Catalogue(found)
 
@@ -153,6 +171,8 @@ def _collect(
             raise PluginLoadError(f"{who} implements no hook of rlvr with '{attribute}'; {nearest(attribute, known)}")
         if attribute in known and not marked:
             raise PluginLoadError(f"{who} defines '{attribute}' without @rlvr_core.hookimpl, so it would never be called; add it")
+    if not any(hasattr(module, hook) for hook in known):
+        raise PluginLoadError(f"{who} implements no hook, so it brings nothing; known hooks: {', '.join(sorted(known))}")
     try:
         manager.register(module)
         manager.check_pending()
@@ -176,8 +196,8 @@ def _registrar(kind: str, distribution: str, version: str, found: dict[tuple[str
         other = found.get((kind, component.name))
         if other is not None:
             raise DuplicateComponent(
-                f"{kind} '{component.name}' is registered by both {other.distribution} {other.version} and {distribution} {version}; "
-                f"uninstall one: pip uninstall {distribution}"
+                f"{kind} '{component.name}' is registered by both {other.distribution} {other.version} "
+                f"and {distribution} {version}; uninstall one: pip uninstall {distribution}"
             )
         found[(kind, component.name)] = component
 
@@ -192,6 +212,10 @@ def _registrar(kind: str, distribution: str, version: str, found: dict[tuple[str
         add(Component(kind, name, target, options, summary, distribution, version))
 
     def register_objective(name: str, objective: Objective, *, summary: str) -> None:
+        if not isinstance(objective, Objective):
+            raise PluginLoadError(
+                f"objective '{name}' of {distribution}: must be an rlvr_core.Objective, not {type(objective).__name__}"
+            )
         add(Component(kind, name, "", Options, summary, distribution, version, objective))
 
     return register_objective if kind == "objective" else register

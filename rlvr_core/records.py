@@ -249,7 +249,9 @@ class MicroBatch:
     def __getitem__(self, quantity: str) -> Tensor:
         """A declared quantity of the policy."""
         if quantity not in self.quantities:
-            raise ContractError(f"a component reads '{quantity}' without declaring it in needs(); there: {sorted(self.quantities)}")
+            raise ContractError(
+                f"a component reads '{quantity}' without declaring it in needs(); there: {sorted(self.quantities)}"
+            )
         return self.quantities[quantity]
 
     def log(self, name: str, values: Tensor, where: Tensor | None = None) -> None:

@@ -154,7 +154,8 @@ class _Run:
             last = train(self.training, self.after_step)
             if self.stop_requested and last < self.resolved.spec.steps:
                 status = f"interrupted after step {last}"
-        except SignalExhausted:
+        except SignalExhausted as empty:
+            last = empty.step
             status = "stopped: a step brought no signal (rollout.on_empty: stop)"
         if status == "finished":
             self.evaluate("after", last)
@@ -260,5 +261,3 @@ class _Run:
         finally:
             for which, handler in previous.items():
                 signal.signal(which, handler)
-
-

@@ -22,7 +22,7 @@ from rlvr_core.objective import Objective, build_objective
 from rlvr_core.policy.forward import Head
 from rlvr_core.policy.handle import LocalPolicy
 from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
-from rlvr_core.policy.root import Numerics, Root
+from rlvr_core.policy.root import Numerics, Root, moved
 from rlvr_core.randomness import seed_of
 from rlvr_core.records import Example, Sampling
 from rlvr_core.rollout.collect import Clock, Ranks, Roller, WeightedReward
@@ -53,7 +53,9 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     task: Task = resolved.task.build()
     source = model_source(spec.model, accelerator, tell)
     tokenizer = load_tokenizer(source, spec.model.trust_remote_code)
-    examples, held_out = (fitting(split, tokenizer, spec.prompt) if len(split) else split for split in (task.train(), task.evaluation()))
+    examples, held_out = (
+        fitting(split, tokenizer, spec.prompt) if len(split) else split for split in (task.train(), task.evaluation())
+    )
     if not len(examples):
         raise SpecError("task: has no training problems")
     policy = load_policy(source, spec.model, accelerator)
@@ -65,7 +67,7 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     engine.start(LocalPolicy(learner, tokenizer))
     rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-    roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), ranks, clock)
+    roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), ranks, clock)
 
     def encoded(example: Example) -> tuple[int, ...]:
         return encode(example, tokenizer, spec.prompt)
@@ -97,16 +99,20 @@ def model_source(options: ModelSection, accelerator: Accelerator, tell: Callable
 
 def load_policy(source: str, options: ModelSection, accelerator: Accelerator) -> PreTrainedModel:
     """The policy on its device: trainable, dropout off."""
-    policy = load_model(
+    loaded = load_model(
         source, dtype=options.dtype, attn_implementation=options.attn_implementation, trust_remote_code=options.trust_remote_code
     )
-    policy = policy.to(accelerator.device)  # type: ignore[arg-type]
-    if options.gradient_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        policy.enable_input_require_grads()
+    policy = moved(loaded, device=accelerator.device)
+    make_trainable(policy, options.gradient_checkpointing)
+    return policy
+
+
+def make_trainable(policy: PreTrainedModel, gradient_checkpointing: bool) -> None:
+    """Gradients on, evaluation mode (the learner switches to training mode where activations are to be recomputed)."""
     policy.eval()
     policy.requires_grad_(True)
-    return policy
+    if gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
 
 
 def build_learner(
@@ -125,7 +131,9 @@ def build_learner(
     steps = spec.steps * spec.learner.num_iterations * spec.learner.num_minibatches
     scheduler = get_scheduler(spec.learner.lr_scheduler, optimizer, spec.learner.warmup_steps, steps)
     preparer = Preparer(objective, root, references, accelerator, spec.learner.max_tokens_per_microbatch)
-    learner = Learner(spec.learner, objective, root, preparer, accelerator, optimizer, scheduler, spec.rollout.max_completion_length)
+    learner = Learner(
+        spec.learner, objective, root, preparer, accelerator, optimizer, scheduler, spec.rollout.max_completion_length
+    )
     return learner, preparer
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from rlvr_core.records import Rollout
+from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts, tiny_policy
 from rlvr_core.testing.bench import Bench
-from torch import Tensor
 
 REWARDS = [[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]]
 LENGTHS = [[3, 5, 2, 8], [4, 1, 6, 2], [1, 1, 7, 3], [2, 2, 2, 5]]
@@ -30,7 +32,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "loss_agg_mode": "seq-mean-token-mean",
     },
     "grpo_kl_in_the_reward": {
-        "name": "grpo", "references": {"frozen": {"name": "frozen"}}, "shapers": {"kl_reward": {"coef": 0.1}}, "loss_agg_mode": "seq-mean-token-sum-norm",
+        "name": "grpo",
+        "references": {"frozen": {"name": "frozen"}},
+        "shapers": {"kl_reward": {"coef": 0.1}},
+        "loss_agg_mode": "seq-mean-token-sum-norm",
     },
     "ppo": {"name": "ppo"},
     "ppo_with_similarity": {
@@ -64,7 +69,9 @@ def test_gradients_do_not_depend_on_micro_batches_or_order(name: str, exact: boo
 @pytest.mark.parametrize("name", ["popo", "grpo", "ppo"])
 def test_parameters_after_several_minibatches_and_iterations_do_not_depend_on_micro_batches(name: str) -> None:
     def after(budget: int) -> dict[str, Tensor]:
-        bench = Bench.of(OBJECTIVES[name], max_tokens_per_microbatch=budget, num_minibatches=2, num_iterations=2, learning_rate=1e-2)
+        bench = Bench.of(
+            OBJECTIVES[name], max_tokens_per_microbatch=budget, num_minibatches=2, num_iterations=2, learning_rate=1e-2
+        )
         bench.gradients(rollouts())
         assert bench.learner.version == 4
         return bench.parameters()
@@ -89,7 +96,9 @@ def dense_inputs(bench: Bench, scored: list[Rollout]) -> tuple[Tensor, Tensor, T
     width = max(len(r.completion_ids) for r in scored)
     logprobs, entropy, mask = [], [], []
     for r in scored:
-        all_logprobs = torch.log_softmax(bench.learner.root.policy(input_ids=torch.tensor([r.prompt_ids + r.completion_ids])).logits[0], -1)
+        all_logprobs = torch.log_softmax(
+            bench.learner.root.policy(input_ids=torch.tensor([r.prompt_ids + r.completion_ids])).logits[0], -1
+        )
         here = all_logprobs[len(r.prompt_ids) - 1 : -1]
         pad = width - len(here)
         logprobs.append(torch.nn.functional.pad(here.gather(1, torch.tensor(r.completion_ids)[:, None])[:, 0], (0, pad)))
@@ -185,6 +194,7 @@ def test_the_twin_follows_each_optimizer_step_in_float32_whatever_the_policys_dt
 
 RANK_SCRIPT = """
 import json, sys, torch
+from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts
 from rlvr_core.testing.bench import Bench
 objectives, rewards, lengths, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
@@ -209,7 +219,15 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
     for ranks in (1, 2):
         out = tmp_path / f"{ranks}.pt"
         arguments = [json.dumps(OBJECTIVES), json.dumps(rewards), json.dumps(lengths), str(out)]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(29500 + ranks)]
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(ranks),
+            "--master-port",
+            str(29500 + ranks),
+        ]
         subprocess.run([*launcher, str(script), *arguments], check=True, capture_output=True, text=True, timeout=300)
         results[ranks] = torch.load(out)
     for name, (metrics, gradients, parameters) in results[1].items():
@@ -218,6 +236,17 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(flat(other_parameters), flat(parameters), atol=1e-8, rtol=1e-6)
         for key in (k for k in metrics if k.startswith(("loss/", "policy/", "popo/"))):
             assert other_metrics[key] == pytest.approx(metrics[key], abs=1e-9), (name, key)
+
+
+def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient() -> None:
+    plain = flat(Bench.of({"name": "popo"}).gradients(rollouts())[1])
+    bench = Bench.of({"name": "popo"})
+    make_trainable(bench.learner.root.policy, gradient_checkpointing=True)
+    calls = []
+    bench.learner.root.policy.get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    recomputed = flat(bench.gradients(rollouts())[1])
+    torch.testing.assert_close(recomputed, plain, atol=1e-10, rtol=1e-10)
+    assert len(calls) == 2  # forward, and once more in backward
 
 
 def test_tiny_policy_is_the_same_on_every_call() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
 from rlvr_core.components.options import TransformersEngineOptions
-from rlvr_core.records import Completion, Request, Rollout, RowKey, Sampling, Selection
 from rlvr_core.randomness import stream_seeds, uniform
+from rlvr_core.records import Completion, Request, Rollout, RowKey, Sampling, Selection
 from rlvr_core.rollout.collect import collect
 from rlvr_core.rollout.transformers_engine import TransformersEngine
 from rlvr_core.testing import scripted_rollouts, tiny_policy, tiny_tokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 PROMPTS = [(5, 6, 7), (8, 9), (5, 6, 7, 10, 11), (12,)]
 
@@ -42,12 +43,23 @@ def requests(samples: int = 3) -> list[Request]:
 
 
 def sampling(temperature: float = 1.0, **changes: Any) -> Sampling:
-    return Sampling(**{"temperature": temperature, "max_completion_length": 12, "stop_token_ids": (1, 2, 3, 4), "stop_strings": (), "seed": 7, **changes})
+    return Sampling(
+        **{
+            "temperature": temperature,
+            "max_completion_length": 12,
+            "stop_token_ids": (1, 2, 3, 4),
+            "stop_strings": (),
+            "seed": 7,
+            **changes,
+        }
+    )
 
 
 def tiny_gpt2() -> PreTrainedModel:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3, bos_token_id=1, eos_token_id=1)
+    config = GPT2Config(
+        vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3, bos_token_id=1, eos_token_id=1
+    )
     return GPT2LMHeadModel(config).double().eval()
 
 
@@ -68,7 +80,12 @@ def test_greedy_decoding_equals_generate(make: Any) -> None:
     found = engine(model, max_rows=4).generate(requests(1), sampling(0.0))
     for completion, prompt in zip(found, PROMPTS, strict=True):
         expected = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=12, eos_token_id=[1, 2, 3, 4], pad_token_id=0
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=[1, 2, 3, 4],
+            pad_token_id=0,
         )
         assert list(completion.ids) == expected[0, len(prompt) :].tolist()
 

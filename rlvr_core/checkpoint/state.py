@@ -82,7 +82,11 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Forget rows of steps that the resumed run will take again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n") and json.loads(line)["step"] <= step
+    ]
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)

@@ -39,7 +39,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
 ) -> None:
     """Reinforcement learning with verifiable rewards, in which the algorithm is not part of the engine."""
 

@@ -22,7 +22,8 @@ OutputFolder = Annotated[str | None, typer.Option("--output", help="the run's fo
 Steps = Annotated[int | None, typer.Option("--steps", help="steps of rollout and learning", show_default=False)]
 Seed = Annotated[int | None, typer.Option("--seed", help="every random number follows from it", show_default=False)]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="set any key of the spec; may be given often", show_default=False)
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="set any key of the spec; may be given often", show_default=False),
 ]
 
 
@@ -70,5 +71,7 @@ def _default_source(changed: set[tuple[str, ...]]) -> Source:
             "the embedded default's task and values are tuned for its own small model"
         )
     if task:
-        raise SpecError("--task needs a model: add --model, or write both in a spec file; the embedded model knows its own task only")
+        raise SpecError(
+            "--task needs a model: add --model, or write both in a spec file; the embedded model knows its own task only"
+        )
     return embedded_spec()

@@ -31,7 +31,9 @@ def run(
     seed: Seed = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a run that stands in the output folder")] = False,
-    resume: Annotated[Path | None, typer.Option("--resume", help="go on with an interrupted run, from its folder", show_default=False)] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="go on with an interrupted run, from its folder", show_default=False)
+    ] = None,
 ) -> None:
     """Train. Without a spec, the embedded default: `rlvr run --objective popo`."""
     from rlvr_core.running import run as run_spec
@@ -43,5 +45,7 @@ def run(
              "--set": assignments, "--overwrite": overwrite or None}  # fmt: skip
     for name, value in given.items():
         if value is not None:
-            raise SpecError(f"--resume goes on with the run's own spec, so {name} has no effect; only --steps may be given with it")
+            raise SpecError(
+                f"--resume goes on with the run's own spec, so {name} has no effect; only --steps may be given with it"
+            )
     run_spec(resolved_from(resume / "spec.yaml", None, None, None, str(resume), steps, None, None), resume=True)

@@ -17,8 +17,12 @@ class NoOptions(Options):
 class CorrectionOptions(Options):
     """Importance weights exp(log pi - log mu) between the policy and the sampler that drew the rollouts."""
 
-    level: Literal["token", "sequence"] = option("token", "one ratio a token, or the product of a sequence's ratios for all its tokens")
-    clip: float = option(2.0, "upper bound of the ratio: larger ones are set to it (truncated) or to 0 (masked)", gt=0.0, symbol="C")
+    level: Literal["token", "sequence"] = option(
+        "token", "one ratio a token, or the product of a sequence's ratios for all its tokens"
+    )
+    clip: float = option(
+        2.0, "upper bound of the ratio: larger ones are set to it (truncated) or to 0 (masked)", gt=0.0, symbol="C"
+    )
 
 
 class MaskedOptions(CorrectionOptions):
@@ -33,7 +37,8 @@ class KlOptions(Options):
     coef: float = option(description="coefficient; 0 switches it off", ge=0.0, symbol="beta")
     to: str = option("frozen", "label of the reference")
     estimator: KlEstimator = option(
-        "k3", "with r = log pi_ref - log pi: k1 = -r, k2 = r^2/2, k3 = exp(r) - r - 1 (Schulman 2020, Approximating KL divergence)"
+        "k3",
+        "with r = log pi_ref - log pi: k1 = -r, k2 = r^2/2, k3 = exp(r) - r - 1 (Schulman 2020, Approximating KL divergence)",
     )
 
 
@@ -51,7 +56,9 @@ class ClippedOptions(Options):
     epsilon_low: float = option(0.2, "the ratio is clipped below at 1 - epsilon_low", ge=0.0, lt=1.0, symbol="epsilon")
     epsilon_high: float = option(0.2, "and above at 1 + epsilon_high", ge=0.0, symbol="epsilon_high")
     dual_clip: float | None = option(
-        None, "for negative advantages the surrogate is bounded below at this times the advantage (Ye et al. 2020); null: no bound", gt=1.0
+        None,
+        "for negative advantages the surrogate is bounded below at this times the advantage (Ye et al. 2020); null: no bound",
+        gt=1.0,
     )
 
 
@@ -59,14 +66,20 @@ class EntropyOptions(Options):
     """Entropy bonus: the mean entropy of the next-token distribution is raised."""
 
     coef: float = option(0.01, "coefficient; 0 switches it off", symbol="beta")
-    scope: Literal["chosen", "all"] = option("chosen", "tokens of rollouts that the sampler chose, or of all; all forwards the others too")
+    scope: Literal["chosen", "all"] = option(
+        "chosen", "tokens of rollouts that the sampler chose, or of all; all forwards the others too"
+    )
 
 
 class EmaTwinOptions(Options):
     """An exponential moving average of the policy."""
 
     decay: float = option(
-        0.995, "weight of the OLD parameters: twin <- decay * twin + (1 - decay) * policy; 1 freezes it", ge=0.0, le=1.0, symbol="tau"
+        0.995,
+        "weight of the OLD parameters: twin <- decay * twin + (1 - decay) * policy; 1 freezes it",
+        ge=0.0,
+        le=1.0,
+        symbol="tau",
     )
 
 
@@ -74,7 +87,9 @@ class TransformersEngineOptions(Options):
     """Decoding in this process with the policy's own weights."""
 
     max_rows: int = option(512, "rows decoded together", ge=1)
-    shrink: float = option(0.125, "finished rows leave the key-value cache once they are this part of the rows in it", gt=0.0, le=1.0)
+    shrink: float = option(
+        0.125, "finished rows leave the key-value cache once they are this part of the rows in it", gt=0.0, le=1.0
+    )
 
 
 class ProgressOptions(Options):

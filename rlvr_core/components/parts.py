@@ -51,7 +51,8 @@ class KlReward(Shaper):
 
     def shape(self, batch: Batch) -> Tensor:
         reference = batch.references[self.options.to]["logprobs"]
-        return -self.options.coef * kl_estimate(batch.logprobs, reference, self.options.estimator)
+        coef: float = self.options.coef
+        return -coef * kl_estimate(batch.logprobs, reference, self.options.estimator)
 
 
 class Overlong(Shaper):
@@ -60,7 +61,9 @@ class Overlong(Shaper):
     def shape(self, batch: Batch) -> Tensor:
         o = self.options
         lengths = torch.tensor([len(r.completion_ids) for r in batch.rollouts], dtype=torch.float64)
-        return -o.penalty * ((lengths - (o.limit - o.buffer)) / o.buffer).clamp(0.0, 1.0)
+        penalty: float = o.penalty
+        share: Tensor = (lengths - (o.limit - o.buffer)) / o.buffer
+        return -penalty * share.clamp(0.0, 1.0)
 
 
 class ClippedLoss(Loss):

@@ -6,6 +6,7 @@ That noise is what reinforcement learning then removes.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Recipe:
     weight_decay: float = 0.01
     wrong: float = 0.35
     """Probability that a demonstrated step is wrong."""
+    ramp: int = 300
     slips: tuple[int, ...] = (-2, -1, 1, 2)
     """What a wrong step is off by."""
     operands: tuple[int, ...] = (3, 4)
@@ -46,13 +48,13 @@ class Recipe:
     seed: int = 0
 
 
-def demonstration(count: int, recipe: Recipe, draw: random.Random) -> tuple[str, str]:
+def demonstration(count: int, wrong: float, recipe: Recipe, draw: random.Random) -> tuple[str, str]:
     """Prompt and completion over a tuple that no run holds out, with wrong steps."""
     operands = _operands(count, draw)
     running, sums = operands[0], []
     for term in operands[1:]:
         running += term
-        if draw.random() < recipe.wrong:
+        if draw.random() < wrong:
             running += draw.choice([slip for slip in recipe.slips if running + slip >= 0])
         sums.append(running)
     return prompt_of(operands), chain_of(operands, sums)
@@ -68,9 +70,10 @@ def _operands(count: int, draw: random.Random) -> Operands:
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of one operand count: ids [B,S] and labels [B,S], -100 on prompt and padding."""
     draw = random.Random(recipe.seed)
-    while True:
+    for step in itertools.count():
         count = draw.choice(recipe.operands)
-        pairs = [demonstration(count, recipe, draw) for _ in range(recipe.batch_size)]
+        wrong = recipe.wrong * min(1.0, step / recipe.ramp)
+        pairs = [demonstration(count, wrong, recipe, draw) for _ in range(recipe.batch_size)]
         prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
         rows = tokenizer([prompt + completion + END for prompt, completion in pairs])["input_ids"]
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-100)

@@ -94,7 +94,9 @@ class Learner:
             tally = Tally()
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
-                dealt = deal([lengths[row] for row in rows], self.accelerator.num_processes, self.options.max_tokens_per_microbatch)
+                dealt = deal(
+                    [lengths[row] for row in rows], self.accelerator.num_processes, self.options.max_tokens_per_microbatch
+                )
                 tally.mean("learn/padding_share", *padded_tokens(dealt, [lengths[row] for row in rows]))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]
                 shortest = min(rows, key=lengths.__getitem__)

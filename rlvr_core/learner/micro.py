@@ -38,7 +38,13 @@ def credited(batch: Batch, credit: Credit, importance: Tensor | None) -> Credite
     row_weight = row_weight.where(batch.mask.any(-1), 0.0)
     if credit.weight is not None and credit.weight.dim() == 1:
         row_weight = credit.weight.double()
-    return Credited(_per_token(credit.advantage, ones), weight, row_weight, ones if importance is None else importance.double(), credit.returns)
+    return Credited(
+        _per_token(credit.advantage, ones),
+        weight,
+        row_weight,
+        ones if importance is None else importance.double(),
+        credit.returns,
+    )
 
 
 def _per_token(values: Tensor, like: Tensor) -> Tensor:

@@ -119,14 +119,24 @@ class Preparer:
             references={label: {q: gathered[f"{label}.{q}"] for q in quantities} for label, quantities in early.items()},
         )
 
-    def _forward(self, batch: Batch, rows: Sequence[int], policy: frozenset[str], early: Mapping[str, frozenset[str]]) -> dict[str, Tensor]:
+    def _forward(
+        self, batch: Batch, rows: Sequence[int], policy: frozenset[str], early: Mapping[str, frozenset[str]]
+    ) -> dict[str, Tensor]:
         """One micro-batch of the prepare pass."""
         device = self.accelerator.device
         padded = collate([batch.rollouts[row] for row in rows], device)
         found: dict[str, Tensor] = {}
         if policy:
             self.forwards += 1
-            found.update({q: v for q, v in self.root("prepare", padded, micro_batch(batch, rows, padded.width, None, self.root), policy).items() if q in policy})
+            found.update(
+                {
+                    q: v
+                    for q, v in self.root(
+                        "prepare", padded, micro_batch(batch, rows, padded.width, None, self.root), policy
+                    ).items()
+                    if q in policy
+                }
+            )
         for label, quantities in early.items():
             found.update({f"{label}.{q}": v for q, v in self.reference_forward(label, padded, quantities).items()})
         return found
@@ -137,9 +147,7 @@ class Preparer:
         reference, numerics = self.references[label], self.root.numerics
         self.forwards += 1
         with numerics.context(self.accelerator.device):
-            return completion_quantities(
-                reference.model, reference.head, rows, quantities, numerics.temperature, numerics.chunk
-            )
+            return completion_quantities(reference.model, reference.head, rows, quantities, numerics.temperature, numerics.chunk)
 
     def _shape(self, batch: Batch) -> Batch:
         """Let every shaper add to the rewards, then settle the groups."""
@@ -152,5 +160,7 @@ class Preparer:
             elif added.shape == per_token.shape:
                 per_token, tokenwise = per_token + added.where(batch.mask, 0.0), True
             else:
-                raise ContractError(f"shaper '{label}' returned shape {tuple(added.shape)}; [B] or [B,T] = {tuple(per_token.shape)} is wanted")
+                raise ContractError(
+                    f"shaper '{label}' returned shape {tuple(added.shape)}; [B] or [B,T] = {tuple(per_token.shape)} is wanted"
+                )
         return with_groups(replace(batch, rewards=rewards, token_rewards=per_token if tokenwise else None))

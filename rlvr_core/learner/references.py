@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlvr_core.contracts import Reference
-from rlvr_core.policy.root import make_quiet
+from rlvr_core.policy.root import make_quiet, moved
 
 
 class _Copy(Reference):
@@ -42,7 +42,7 @@ class EmaTwin(_Copy):
     moves = True
 
     def build(self, policy: PreTrainedModel) -> PreTrainedModel:
-        self.model = make_quiet(copy.deepcopy(policy).to(torch.promote_types(policy.dtype, torch.float32)))
+        self.model = make_quiet(moved(copy.deepcopy(policy), dtype=torch.promote_types(policy.dtype, torch.float32)))
         return self.model
 
     @torch.no_grad()
@@ -50,5 +50,5 @@ class EmaTwin(_Copy):
         decay = self.options.decay
         for twin, online in zip(self.model.parameters(), policy.parameters(), strict=True):
             twin.lerp_(online.to(twin.dtype), 1.0 - decay)
-        for twin, online in zip(self.model.buffers(), policy.buffers(), strict=True):
-            twin.copy_(online)
+        for kept, buffer in zip(self.model.buffers(), policy.buffers(), strict=True):
+            kept.copy_(buffer)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from rlvr_core.contracts import Observer
@@ -57,9 +58,11 @@ class Progress(Observer):
         self.steps, self.first_step, self.started = event.steps, event.first_step, time.perf_counter()
         if self.console.is_terminal:
             self.bar = Bar(
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"), TimeRemainingColumn(),
-                console=self.console, transient=True,
-            )  # fmt: skip
+                *(TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24)),
+                *(TextColumn("{task.fields[words]}"), TimeRemainingColumn()),
+                console=self.console,
+                transient=True,
+            )
             self.task = self.bar.add_task("", total=event.steps, completed=event.first_step - 1, words="")
             self.bar.start()
 

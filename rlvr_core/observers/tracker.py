@@ -34,4 +34,6 @@ class Tracker(Observer):
             if hasattr(self.tracker, "start"):
                 self.tracker.start()
         except ImportError as error:
-            raise SpecError(f"observers: tracker '{self.options.tracker}' needs its package: pip install {self.options.tracker} ({error})") from error
+            raise SpecError(
+                f"observers: tracker '{self.options.tracker}' needs its package: pip install {self.options.tracker} ({error})"
+            ) from error

@@ -6,7 +6,7 @@ reach the head: position t-1 scores token t. Logits exist for ``chunk`` tokens a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ class Head(nn.Module):
 
 
 def completion_quantities(
-    model: PreTrainedModel, head: Head, rows: Rows, wanted: Collection[str], temperature: float, chunk: int
+    model: PreTrainedModel, head: Head, rows: Rows, wanted: frozenset[str], temperature: float, chunk: int
 ) -> dict[str, Tensor]:
     """Compute ``logprobs`` [B,T], ``entropy`` [B,T], ``hidden`` [B,T,D] and ``states`` [B,T,D] of completion tokens; zeros at padding.
 
@@ -129,7 +129,7 @@ def completion_quantities(
     ids = rows.ids[row, start + t]
     shape = (rows.ids.shape[0], rows.width)
     found: dict[str, Tensor] = {}
-    if wanted & {"logprobs", "entropy"}:
+    if wanted & frozenset({"logprobs", "entropy"}):
         before = start + t - 1
         features = hidden[row, before] if logits is None else logits[row, before]
         apply: Callable[[Tensor], Tensor] = head if logits is None else _same

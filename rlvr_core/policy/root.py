@@ -39,7 +39,11 @@ class Root(nn.Module):
     """Policy and trainable parts. ``differentiables``: loss and regularisers by label."""
 
     def __init__(
-        self, policy: PreTrainedModel, differentiables: Mapping[str, Differentiable], modules: Mapping[str, nn.Module], numerics: Numerics
+        self,
+        policy: PreTrainedModel,
+        differentiables: Mapping[str, Differentiable],
+        modules: Mapping[str, nn.Module],
+        numerics: Numerics,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -62,7 +66,10 @@ class Root(nn.Module):
 
     def _learn(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Term]:
         """Every term of every part, for these rows."""
+        # Layers recompute their activations in training mode alone; nothing else depends on it, dropout is off.
+        self.policy.train(self.policy.is_activation_checkpointing)
         batch.quantities = self._quantities(rows, batch, wanted)
+        self.policy.eval()
         terms: dict[str, Term] = {}
         for label, part in self.differentiables.items():
             for name, term in part.terms(batch).items():
@@ -83,6 +90,12 @@ class Root(nn.Module):
         for name in sorted(provided):
             found[name] = self.providers[name].provide(name, batch)
         return found
+
+
+def moved(model: PreTrainedModel, **where: Any) -> PreTrainedModel:
+    """``model.to(device=..., dtype=...)``."""
+    nn.Module.to(model, **where)
+    return model
 
 
 def make_quiet(model: PreTrainedModel) -> PreTrainedModel:

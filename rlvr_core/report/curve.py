@@ -24,7 +24,9 @@ def draw(runs: Sequence[Path], output: Path) -> None:
     for number, (run, rows, summary) in enumerate(read):
         name = f"{summary.get('objective', run.name)}, seed {summary.get('seed', '?')}" if summary else run.name
         colour = f"C{number}"
-        axes.plot([row["step"] for row in rows], [row["reward/mean"] for row in rows], color=colour, alpha=0.8, label=f"{name}: reward")
+        axes.plot(
+            [row["step"] for row in rows], [row["reward/mean"] for row in rows], color=colour, alpha=0.8, label=f"{name}: reward"
+        )
         points = _evaluations(summary, len(rows))
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=colour, markeredgecolor="black", label=f"{name}: held-out pass@1")

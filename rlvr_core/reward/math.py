@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -79,6 +80,10 @@ def compare(gold: str, answer: str) -> Verdict:
             return Verdict(0.0, "unparsed", f"the {side} {refusal}")
     if ("=" in g) != ("=" in a):
         return Verdict(0.0, "ok", "an equation against a value")
+    if any(number is not None and _names(text) - {"e", "i"} for number, text in zip(numbers, (a, g), strict=True)):
+        return Verdict(0.0, "ok", "a number against an expression with variables")
+    if _mixes_cases(g + a):
+        return Verdict(0.0, "unparsed", "a letter stands in both cases, which sympy's parser takes for one")
     return _compare_symbolic(g, a)
 
 
@@ -198,8 +203,9 @@ def _without_one_sided(gold: str, answer: str) -> tuple[str, str]:
     """Leave out what only one of the two says: a unit or currency, or ``x=``."""
     bare = [_split_unit(text) for text in (gold, answer)]
     units = [unit for _, unit in bare]
-    if bool(units[0]) != bool(units[1]):
+    if units[0] == units[1] or not all(units):
         gold, answer = bare[0][0], bare[1][0]
+    gold, answer = _connectives(gold), _connectives(answer)
     if ("=" in gold) != ("=" in answer):
         gold, answer = _without_name(gold), _without_name(answer)
     return gold, answer
@@ -225,12 +231,18 @@ _FUNCTIONS = "arcsin arccos arctan sin cos tan cot sec csc sinh cosh tanh log ln
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
 _COMMON = frozenset("and or not if is no yes for int let all any the of to in by so we it be as at an on def mod div true false none nan inf".split())
 _TEXT_ONLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|frac\{d\})(?![a-zA-Z])")
+_LONE_INFINITY = re.compile(r"(?<=[\[(])[-+]?\\infty(?=,)|(?<=,)[-+]?\\infty(?=[\])])|^[-+]?\\infty$|(?<=[<>])[-+]?\\infty$|^[-+]?\\infty(?=[<>])")
+_ROOT = re.compile(r"\\?sqrt|\\l(?:floor|ceil)|\|")
+_TRANSCENDENTAL = re.compile(r"(?<![A-Za-z])\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp)h?(?![a-z])")
+_SMALL = r"\{(?:[0-9]|[0-9]?[A-Za-z](?:[-+][0-9A-Za-z])?)\}"
+_BINOMIAL = re.compile(rf"\\binom(?:\{{[0-9]{{1,2}}\}}\{{[0-9]{{1,2}}\}}|{_SMALL}{_SMALL})")
+MAX_ROOTS, MAX_FUNCTIONS, MAX_FUNCTION_POWER = 8, 4, 20
 _FACTORIAL_OPERAND = re.compile(r"(?:(?<![0-9A-Za-z.^])(?P<number>[0-9]+)|(?<![A-Za-z\\])[A-Za-z]|\([^()^!]*[A-Za-z][^()^!]*\))$")
 
 
 def refuse(text: str) -> str:
     """Why sympy must not get this normal form: it could take forever, or would be read as something else. Empty: it may."""
-    checks = (_refuse_size, _refuse_shape, _refuse_words, _refuse_powers, _refuse_factorials)
+    checks = (_refuse_size, _refuse_shape, _refuse_words, _refuse_functions, _refuse_powers, _refuse_factorials)
     return next((reason for check in checks if (reason := check(text))), "")
 
 
@@ -248,6 +260,8 @@ def _refuse_shape(text: str) -> str:
         return "has brackets that do not match"
     if depth > MAX_DEPTH:
         return f"is nested {depth} deep"
+    if re.search(r"[0-9.][eE][-+]?[0-9]", text):
+        return "is a number out of range"
     if re.search(r"[0-9] ?_", text):
         return "is written in another base"
     if re.search(r"[`\"#&|;@?]|==|:=", text.replace("\\|", "")) and "\\begin" not in text:
@@ -258,8 +272,8 @@ def _refuse_shape(text: str) -> str:
         return "is an equation without a name on its left"
     if re.search(r"[0-9] [0-9]", text):
         return "holds numbers with nothing between them"
-    if re.search(r"\\binom\{?[^}]*[0-9]{4}|\\binom\{[^}]*\}\{[^}]*[0-9]{4}", text):
-        return "holds a huge binomial"
+    if re.search(r"\\infty", _LONE_INFINITY.sub("", text)):
+        return "calculates with infinity"
     return ""
 
 
@@ -288,13 +302,26 @@ def _refuse_words(text: str) -> str:
     return ""
 
 
+def _refuse_functions(text: str) -> str:
+    functions = len(_TRANSCENDENTAL.findall(text))
+    if functions > MAX_FUNCTIONS or len(_ROOT.findall(text)) > MAX_ROOTS:
+        return "holds too many functions or roots"
+    if functions and ("!" in text or "\\binom" in text):
+        return "holds functions beside factorials or binomials"
+    if functions and max(_exponent_sizes(text), default=0) > MAX_FUNCTION_POWER:
+        return "holds functions beside a large power"
+    if "\\binom" in _BINOMIAL.sub("", text) or len(_BINOMIAL.findall(text)) > MAX_FUNCTIONS:
+        return "holds binomials of more than small numbers and letters"
+    return ""
+
+
 def _refuse_powers(text: str) -> str:
     exponents = [_exponent(text, match.end()) for match in re.finditer(r"\^", text)]
     if any("^" in exponent for exponent in exponents) or re.search(r"\^[0-9A-Za-z]\^", text):
         return "holds a power in an exponent"
     if any("!" in exponent or "\\binom" in exponent for exponent in exponents):
         return "holds a factorial in an exponent"
-    sizes = [prod(map(int, re.findall("[0-9]+", exponent))) for exponent in exponents]
+    sizes = _exponent_sizes(text)
     compound = re.search(r"[)\]}]\^", text) is not None
     if (prod(sizes) if compound else max(sizes, default=1)) > MAX_POWER:
         return "holds a huge power"
@@ -304,20 +331,43 @@ def _refuse_powers(text: str) -> str:
 
 
 def _terms(text: str) -> int:
-    """At most so many terms come of multiplying everything out, as if every bracket were a factor."""
-    terms, summands = 1, [1]
+    """At most so many terms come of multiplying everything out, as if every bracket were a factor of what stands beside it."""
+    open_groups = [_Group()]
     for token in re.finditer(r"(?P<open>[{(\[])|(?P<close>[})\]])|(?P<sign>[-+])", text):
         if token["open"]:
-            summands.append(1)
+            open_groups.append(_Group())
         elif token["sign"]:
-            summands[-1] += 1
-        elif len(summands) > 1:
-            inside = summands.pop()
-            power = re.match(r"\^[{(]?([0-9]+)", text[token.end() :])
-            terms *= comb((int(power[1]) if power else 1) + inside - 1, inside - 1)
-        if terms > MAX_TERMS:
-            break
-    return terms
+            open_groups[-1].next_summand()
+        elif len(open_groups) > 1:
+            inside = open_groups.pop().total()
+            power = _size(_exponent(text, token.end() + 1)) if text[token.end() : token.end() + 1] == "^" else 1
+            open_groups[-1].factor *= comb(power + inside - 1, inside - 1)
+        if open_groups[-1].total() > MAX_TERMS:
+            return MAX_TERMS + 1
+    return prod(group.total() for group in open_groups)
+
+
+@dataclass
+class _Group:
+    """A bracket while its terms are counted: those of the summands so far, and of the factors of the summand at hand."""
+
+    before: int = 0
+    factor: int = 1
+
+    def next_summand(self) -> None:
+        self.before, self.factor = self.total(), 1
+
+    def total(self) -> int:
+        return self.before + self.factor
+
+
+def _exponent_sizes(text: str) -> list[int]:
+    return [_size(_exponent(text, match.end())) for match in re.finditer(r"\^", text)]
+
+
+def _size(exponent: str) -> int:
+    """No less than the exponent's value, as long as only sums and products stand in it."""
+    return prod(max(2, int(number)) for number in re.findall("[0-9]+", exponent))
 
 
 def _exponent(text: str, start: int) -> str:
@@ -349,15 +399,27 @@ def _refuse_factorials(text: str) -> str:
 
 
 def _compare_symbolic(gold: str, answer: str) -> Verdict:
-    """math-verify's opinion, with equal numbers confirmed to 30 digits."""
+    """math-verify's opinion, and a second look at what it finds equal."""
     try:
         g, a = _parse(_for_sympy(gold)), _parse(_for_sympy(answer))
         if g is None or a is None:
             return Verdict(0.0, "unparsed", f"the {'gold' if g is None else 'answer'} is not understood")
-        equal = _verified(g, a) and _numbers_agree(g, a)
+        equal = _verified(g, a) and _confirmed(g, a)
     except Exception as error:  # sympy and the parser raise anything at all; the completion's fault has one meaning
         return Verdict(0.0, "unparsed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return Verdict(float(equal), "ok", "equal expressions" if equal else "another expression")
+
+
+def _mixes_cases(text: str) -> bool:
+    """Whether some letter is used as a name in upper and in lower case."""
+    names = _names(text)
+    return any(name.isupper() and name.lower() in names for name in names)
+
+
+def _names(text: str) -> set[str]:
+    """Letters that stand for something: neither a command's nor a function's."""
+    bare = re.sub(rf"\\[A-Za-z]+|(?<![A-Za-z])(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])", " ", text)
+    return set(re.findall("[A-Za-z]", bare))
 
 
 def _connectives(text: str) -> str:
@@ -401,13 +463,42 @@ def _verified(gold: Any, answer: Any) -> bool:
     return bool(verify([gold], [answer], timeout_seconds=None, raise_on_error=True))
 
 
-def _numbers_agree(gold: Any, answer: Any) -> bool:
-    """Whether two numbers, which math-verify found equal, agree to 30 digits. Whatever is not two numbers agrees."""
-    from sympy import Abs, Expr
+def _confirmed(gold: Any, answer: Any) -> bool:
+    """A second look at what math-verify found equal: it chops small numbers, and takes equations without solutions for the same."""
+    from sympy import And, Expr, FiniteSet, Tuple
+    from sympy.core.relational import Relational
 
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr)) or gold.free_symbols or answer.free_symbols:
+    if isinstance(gold, Relational) and isinstance(answer, Relational):
+        return _same_relation(gold, answer)
+    if isinstance(gold, And | Tuple | FiniteSet) and isinstance(answer, And | Tuple | FiniteSet):
+        return all(any(_confirmed(g, a) for a in answer.args) for g in gold.args)
+    if isinstance(gold, Expr) and isinstance(answer, Expr):
+        return _same_number(gold, answer)
+    return True
+
+
+def _same_relation(gold: Any, answer: Any) -> bool:
+    """Both sides subtracted, one is a multiple of the other by a number; a positive one for inequalities that point the same way."""
+    from sympy import Eq, Ne, simplify
+
+    if gold.lhs == gold.rhs or answer.lhs == answer.rhs:
+        return False
+    ratio = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+    if ratio.free_symbols or not ratio.is_finite or ratio.is_zero:
+        return False
+    if isinstance(gold, Eq | Ne):
+        return type(gold) is type(answer)
+    same_way = gold.rel_op[0] == answer.rel_op[0]
+    return bool(ratio.is_positive if same_way else ratio.is_negative) and len(gold.rel_op) == len(answer.rel_op)
+
+
+def _same_number(gold: Any, answer: Any) -> bool:
+    """Equal to 30 digits, where both are numbers; the same infinity, where they are not finite."""
+    from sympy import Abs
+
+    if gold.free_symbols or answer.free_symbols:
         return True
     if not (gold.is_finite and answer.is_finite):
-        return True
+        return bool(gold.doit() == answer.doit())
     difference, size = Abs(gold - answer).evalf(50), Abs(gold).evalf(50)
     return bool(difference <= size * Fraction(1, 10**30) + Fraction(1, 10**60))

@@ -69,7 +69,12 @@ class Roller:
     """Draws and scores completions on all ranks; every rank ends with every record."""
 
     def __init__(
-        self, engine: RolloutEngine, rewards: Sequence[WeightedReward], decode: Callable[[Sequence[int]], str], ranks: Ranks, clock: Clock
+        self,
+        engine: RolloutEngine,
+        rewards: Sequence[WeightedReward],
+        decode: Callable[[Sequence[int]], str],
+        ranks: Ranks,
+        clock: Clock,
     ) -> None:
         self.engine = engine
         self.rewards = rewards
@@ -84,8 +89,10 @@ class Roller:
         with self.clock.timed("rollout"):
             completions = self.engine.generate(requests, sampling) if requests else []
         if [c.key for c in completions] != [r.key for r in requests]:
-            raise ContractError(f"the rollout engine {type(self.engine).__name__} did not return one completion a request, in order")
-        owners = {number: prompt for number, prompt in mine}
+            raise ContractError(
+                f"the rollout engine {type(self.engine).__name__} did not return one completion a request, in order"
+            )
+        owners = dict(mine)
         exact, version = self.engine.exact(), self.engine.policy_version()
         rollouts = [
             Rollout(

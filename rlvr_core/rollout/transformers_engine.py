@@ -97,7 +97,12 @@ class _Decoding:
     def _forward(self, ids: Tensor, attention: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Logits of the last position, [B,V], float32 at least."""
         output = self.policy.decode(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))

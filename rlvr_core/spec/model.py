@@ -21,7 +21,9 @@ class ModelSection(Options):
     """The policy's starting point."""
 
     name: str = option(description="a Hugging Face folder or hub name; `embedded` is the small model made on the spot")
-    dtype: Dtype = option("float32", "dtype of the weights; the optimizer works on them as they are, so bfloat16 loses small updates")
+    dtype: Dtype = option(
+        "float32", "dtype of the weights; the optimizer works on them as they are, so bfloat16 loses small updates"
+    )
     attn_implementation: str | None = option(None, "attention implementation, as transformers names them; unset: its choice")
     trust_remote_code: bool = option(False, "run code that the model's repository brings")
     gradient_checkpointing: bool = option(False, "recompute activations in backward: less memory, about a third more time")
@@ -49,18 +51,24 @@ class LearnerSection(Options):
     """How the policy is updated."""
 
     learning_rate: float = option(1e-6, "AdamW's peak rate for the policy", gt=0.0)
-    lr_scheduler: Literal["constant", "linear", "cosine"] = option("constant", "the rate's course after the warm-up, by optimizer step")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = option(
+        "constant", "the rate's course after the warm-up, by optimizer step"
+    )
     warmup_steps: int = option(0, "optimizer steps of linear warm-up", ge=0)
     weight_decay: float = option(0.0, "AdamW's decay, on matrices only", ge=0.0)
     beta1: float = option(0.9, "AdamW's first-moment decay", ge=0.0, lt=1.0)
     beta2: float = option(0.999, "AdamW's second-moment decay", ge=0.0, lt=1.0)
-    max_grad_norm: float | None = option(1.0, "gradients are scaled down to this norm over all trainable modules; null: never", gt=0.0)
+    max_grad_norm: float | None = option(
+        1.0, "gradients are scaled down to this norm over all trainable modules; null: never", gt=0.0
+    )
     num_iterations: int = option(1, "passes over each batch", ge=1, symbol="mu")
     num_minibatches: int = option(1, "optimizer steps in each pass; minibatches hold whole groups", ge=1)
     max_tokens_per_microbatch: int = option(
         16384, "padded tokens that one forward and backward hold at most; a longer row goes alone", ge=1
     )
-    mixed_precision: Literal["auto", "no", "bf16"] = option("auto", "autocast of forwards; auto: bf16 on an accelerator that has it, no on CPU")
+    mixed_precision: Literal["auto", "no", "bf16"] = option(
+        "auto", "autocast of forwards; auto: bf16 on an accelerator that has it, no on CPU"
+    )
     logprob_chunk_tokens: int = option(1024, "completion tokens whose logits exist at once", ge=1)
 
 
@@ -74,7 +82,7 @@ class EvaluationSection(Options):
 
     def inert(self) -> Mapping[str, str]:
         off = {"samples", "temperature", "every"} if self.problems == 0 else set()
-        reasons = {key: "evaluation.problems is 0" for key in off}
+        reasons = dict.fromkeys(off, "evaluation.problems is 0")
         if self.temperature == 0.0 and self.samples > 1:
             reasons["samples"] = "greedy completions of a problem (temperature 0) are all the same"
         return reasons
@@ -100,11 +108,14 @@ class Spec(Options):
         {"math": {"name": "math"}}, "rewards by label, each with its options and a `weight` (1.0); values are summed by weight"
     )
     control: Literal["none", "shuffled_rewards"] = option(
-        "none", "shuffled_rewards: permute rewards over the rollouts of a step, as a control that should not learn; evaluation is untouched"
+        "none",
+        "shuffled_rewards: permute rewards over the rollouts of a step, as a control that should not learn; evaluation is untouched",
     )
     rollout: RolloutSection = option(RolloutSection(), "how completions are drawn")
     objective: dict[str, Any] = option(description="the objective's name, and changes to its parts")
     learner: LearnerSection = option(LearnerSection(), "how the policy is updated")
     evaluation: EvaluationSection = option(EvaluationSection(), "held-out problems, scored before, during and after")
     checkpoint: CheckpointSection = option(CheckpointSection(), "what is kept to go on from")
-    observers: dict[str, Part] = option({"progress": {"name": "progress"}, "jsonl": {"name": "jsonl"}}, "who is told of events, by label")
+    observers: dict[str, Part] = option(
+        {"progress": {"name": "progress"}, "jsonl": {"name": "jsonl"}}, "who is told of events, by label"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlvr_core.errors import PluginError, SpecError, nearest
 from rlvr_core.options import Options
 from rlvr_core.plugins import Catalogue, Component
-from rlvr_core.spec.model import Spec
+from rlvr_core.spec.model import RolloutSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective, Part
 from rlvr_core.spec.source import KeyPath, Source
 
@@ -34,13 +34,10 @@ class Bound:
 
     def as_dict(self) -> Part:
         """Name and options as a spec has them, without options that have no effect."""
-        inert = self.options.inert()
+        options = self.options.model_dump()
+        inert = set(options) - {"coef"} if is_switched_off(self) else self.options.inert()
         weight = {} if self.weight is None else {"weight": self.weight}
-        return {
-            "name": self.component.name,
-            **weight,
-            **{key: value for key, value in self.options.model_dump().items() if key not in inert},
-        }
+        return {"name": self.component.name, **weight, **{key: value for key, value in options.items() if key not in inert}}
 
 
 @dataclass(frozen=True)
@@ -134,34 +131,44 @@ class _Resolver:
     def __init__(self, source: Source, catalogue: Catalogue) -> None:
         self.source = source
         self.catalogue = catalogue
-        self.mistakes: list[str] = []
+        self.mistakes: dict[KeyPath, str] = {}
 
     def resolve(self) -> Resolved:
+        """Core's sections, then every part, also where a section has mistakes."""
         spec = self.check(Spec, self.source.data, ())
-        self.stop_on_mistakes()
-        assert spec is not None  # stop_on_mistakes raised otherwise
-        objective = self.objective(spec.objective)
-        task = self.part("task", spec.task, ("task",))
-        engine = self.part("rollout", spec.rollout.engine, ("rollout", "engine"))
-        rewards = self.labelled("reward", spec.rewards, ("rewards",))
-        observers = self.labelled("observer", spec.observers, ("observers",))
-        if not spec.rewards:
+        objective, task, engine = self.objective(), self.task(), self.engine()
+        rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
+        observers = self.labelled("observer", self.written("observers"), ("observers",))
+        if self.written("rewards") == {}:
             self.mistake(("rewards",), "a run needs at least one reward")
-        self.stop_on_mistakes()
-        assert objective and task and engine  # the same
+        if self.mistakes:
+            raise SpecError(*self.mistakes.values())
+        assert spec and objective and task and engine  # no mistakes, so each is there
         return Resolved(spec, objective, task, engine, rewards, observers)
 
-    def stop_on_mistakes(self) -> None:
-        if self.mistakes:
-            raise SpecError(*self.mistakes)
+    def written(self, key: str) -> Any:
+        """A section as the user wrote it, or its default; None where it is no mapping, which is a mistake already noted."""
+        data = self.source.data.get(key, Spec.model_fields[key].default)
+        return data if isinstance(data, dict) else None
+
+    def task(self) -> Bound | None:
+        """The task."""
+        part = self.written("task")
+        return None if part is None else self.part("task", part, ("task",))
+
+    def engine(self) -> Bound | None:
+        """The rollout engine; core's own unless another is named."""
+        rollout, default = self.written("rollout") or {}, RolloutSection().engine
+        part, path = rollout.get("engine", default), ("rollout", "engine")
+        return self.part("rollout", part, path, default_name=default["name"]) if isinstance(part, dict) else None
 
     def mistake(self, path: KeyPath, message: str) -> None:
-        name = ".".join(path)
-        where = self.source.where(path)
-        self.mistakes.append(f"{where}: {name}: {message}" if name else f"{where}: {message}")
+        """Note a mistake. The first at a path is the one to mend."""
+        name, where = ".".join(path), self.source.where(path)
+        self.mistakes.setdefault(path, f"{where}: {name}: {message}" if name else f"{where}: {message}")
 
-    def check(self, model: type[M], data: Any, path: KeyPath, said: KeyPath | None = None) -> M | None:
-        """Validate against a pydantic model; each error becomes a mistake. ``said``: where the user's own keys stand."""
+    def check(self, model: type[M], data: Any, path: KeyPath) -> M | None:
+        """Validate against a pydantic model; each error becomes a mistake."""
         try:
             checked = model.model_validate(data)
         except ValidationError as error:
@@ -186,7 +193,7 @@ class _Resolver:
         if not isinstance(part, dict):
             self.mistake(path, f"write a mapping with a name, as {{name: {part if isinstance(part, str) else '...'}}}")
             return None
-        options = dict(part)
+        options = self.own(part, path, default_name)
         name = options.pop("name", default_name)
         weight = options.pop("weight", 1.0) if kind == "reward" else None
         if not isinstance(name, str):
@@ -203,16 +210,22 @@ class _Resolver:
         checked = self.check(component.options, options, path)
         return None if checked is None else Bound(path[-1], path, component, checked, None if weight is None else float(weight))
 
-    def labelled(self, kind: str, parts: Mapping[str, Part | None], path: KeyPath) -> dict[str, Bound]:
-        """Components by label; a part set to null is left out."""
-        bounds = {
-            label: self.part(kind, part, (*path, label), default_name=label) for label, part in parts.items() if part is not None
-        }
+    def own(self, part: Part, path: KeyPath, standing: str | None) -> Part:
+        """The part without options that were said of the one that stands there by default, before ``--set`` named another."""
+        stale = self.source.renamed.get(path, set()) if standing is not None and part.get("name") != standing else set()
+        return {key: value for key, value in part.items() if key not in stale}
+
+    def labelled(self, kind: str, parts: Mapping[str, Part] | None, path: KeyPath) -> dict[str, Bound]:
+        """Components by label."""
+        bounds = {label: self.part(kind, part, (*path, label), default_name=label) for label, part in (parts or {}).items()}
         return {label: bound for label, bound in bounds.items() if bound is not None}
 
-    def objective(self, data: dict[str, Any]) -> ResolvedObjective | None:
+    def objective(self) -> ResolvedObjective | None:
         """The named objective with the spec's changes laid over it."""
         path: KeyPath = ("objective",)
+        data = self.written("objective")
+        if data is None:
+            return None
         if not isinstance(data.get("name"), str):
             self.mistake(path, f"needs a name; {nearest('', self.catalogue.names('objective'))}")
             return None
@@ -223,32 +236,24 @@ class _Resolver:
             return None
         assert default is not None  # registered objectives carry one
         merged = self.merge(default, {key: value for key, value in data.items() if key != "name"})
-        if merged is None:
-            return None
-        return self.bind(data["name"], default, merged)
+        return None if merged is None else self.bind(data["name"], merged)
 
     def merge(self, default: Objective, changes: dict[str, Any]) -> Objective | None:
         """Lay the spec's changes over an objective's parts."""
-        data = default.model_dump()
+        data, before = default.model_dump(), len(self.mistakes)
         for key, value in changes.items():
             path = ("objective", key)
             if key in LABELLED_SLOTS:
-                if not isinstance(value, dict):
-                    self.mistake(path, "write a mapping of labels to parts")
-                    continue
-                data[key] = dict(data[key])
-                for label, part in value.items():
-                    data[key][label] = self.merge_part(data[key].get(label), part, (*path, label), label)
+                data[key] = self.merge_labelled(data[key], value, path)
             elif key in SINGLE_SLOTS:
                 if value is None and key != "correction":
                     self.mistake(path, "cannot be left out")
-                    continue
                 data[key] = self.merge_part(data[key], value, path, None)
             elif key in Objective.model_fields and key != "paper":
                 data[key] = value
             else:
                 self.mistake(path, f"no such part of an objective; {nearest(key, set(Objective.model_fields) - {'paper'})}")
-        if self.mistakes:
+        if len(self.mistakes) > before:
             return None
         self.removed = tuple(
             ("objective", slot, label) for slot in LABELLED_SLOTS for label, part in data[slot].items() if part is None
@@ -262,6 +267,18 @@ class _Resolver:
                 self.mistake(*_explain(item, ("objective",), Objective))
             return None
 
+    def merge_labelled(self, default: Mapping[str, Part], changes: Any, path: KeyPath) -> dict[str, Part | None]:
+        """Parts by label laid over a default's; null removes one."""
+        merged: dict[str, Part | None] = dict(default)
+        if not isinstance(changes, dict):
+            self.mistake(path, "write a mapping of labels to parts")
+            return merged
+        for label, part in changes.items():
+            if part is None and label not in default:
+                self.mistake((*path, label), f"nothing to remove: the objective has no such part; {nearest(label, default)}")
+            merged[label] = self.merge_part(default.get(label), part, (*path, label), label)
+        return merged
+
     def merge_part(self, default: Part | None, change: Any, path: KeyPath, label: str | None) -> Part | None:
         """Options laid over a default's; another name resets them."""
         if change is None:
@@ -269,34 +286,42 @@ class _Resolver:
         if not isinstance(change, dict):
             self.mistake(path, f"write a mapping with a name, as {{name: {change}}}")
             return None
-        standing = None if default is None else default.get("name", label)
-        name = change.get("name", standing if standing is not None else label)
-        return {**(default or {}), **change, "name": name} if name == standing else {**change, "name": name}
+        standing = label if default is None else default.get("name", label)
+        own = self.own(change, path, standing)
+        name = own.get("name", standing)
+        return {**(default or {}), **own, "name": name} if name == standing else {**own, "name": name}
 
-    def bind(self, name: str, default: Objective, merged: Objective) -> ResolvedObjective | None:
+    def bind(self, name: str, merged: Objective) -> ResolvedObjective | None:
         """Look up and check every part, then how they hang together."""
         path: KeyPath = ("objective",)
+        before = len(self.mistakes)
         single = {
             slot: self.part(kind, part, (*path, slot))
             for slot, kind in SINGLE_SLOTS.items()
             if (part := getattr(merged, slot)) is not None
         }
         labelled = {slot: self.labelled(kind, getattr(merged, slot), (*path, slot)) for slot, kind in LABELLED_SLOTS.items()}
-        if self.mistakes:
+        if len(self.mistakes) > before:
             return None
-        shapers, references = labelled["shapers"], labelled["references"]
-        regularisers = {label: bound for label, bound in labelled["regularisers"].items()}
-        references = self.used_references(references, {**shapers, **regularisers})
+        shapers, regularisers = labelled["shapers"], labelled["regularisers"]
+        for bound in (*shapers.values(), *regularisers.values()):
+            self.refuse_options_of_nothing(bound)
+        references = self.used_references(labelled["references"], [*shapers.values(), *regularisers.values()])
         sampler, credit, loss = single["sampler"], single["credit"], single["loss"]
         assert sampler and credit and loss  # no mistakes, so each is there
-        return ResolvedObjective(
-            name, sampler, single.get("correction"), shapers, credit, loss, merged.loss_agg_mode, references, regularisers, self.removed
-        )
+        correction, mode = single.get("correction"), merged.loss_agg_mode
+        return ResolvedObjective(name, sampler, correction, shapers, credit, loss, mode, references, regularisers, self.removed)
 
-    def used_references(self, references: Mapping[str, Bound], users: Mapping[str, Bound]) -> dict[str, Bound]:
+    def refuse_options_of_nothing(self, bound: Bound) -> None:
+        """A part that its coefficient switches off has no other options."""
+        for key in type(bound.options).model_fields if is_switched_off(bound) else ():
+            if key != "coef" and self.source.said((*bound.path, key)):
+                self.mistake((*bound.path, key), f"has no effect: coef is 0, so '{bound.label}' is off; remove it, or raise coef")
+
+    def used_references(self, references: Mapping[str, Bound], users: Iterable[Bound]) -> dict[str, Bound]:
         """References that a part holds on to. An unused one that the user wrote is a mistake; a default one is dropped."""
         used: set[str] = set()
-        for bound in users.values():
+        for bound in users:
             to = getattr(bound.options, "to", None)
             if to is None or is_switched_off(bound):
                 continue
@@ -311,7 +336,7 @@ class _Resolver:
 
 def is_switched_off(bound: Bound) -> bool:
     """A regulariser or shaper with coefficient 0 is as good as absent."""
-    return getattr(bound.options, "coef", 1.0) == 0
+    return bound.component.kind in ("shaper", "regulariser") and getattr(bound.options, "coef", 1.0) == 0
 
 
 def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
@@ -320,10 +345,13 @@ def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
     where = (*path, *loc)
     value = item.get("input")
     if item["type"] == "extra_forbidden":
-        return where, f"unknown key; {nearest(loc[-1], _keys_at(model, loc[:-1]))}"
+        return where, f"unknown key; {_belongs(model, loc) or nearest(loc[-1], _keys_at(model, loc[:-1]))}"
     if item["type"] == "missing":
         return where, "is required"
-    message = item["msg"][0].lower() + item["msg"][1:]
+    if item["type"] in ("dict_type", "model_type"):
+        return where, f"write a mapping, as {{name: {value}}}" if isinstance(value, str) else "write a mapping of keys to values"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return where, f"{message}, not {value!r}" if not isinstance(value, dict | list) else message
 
 
@@ -336,3 +364,9 @@ def _keys_at(model: type[Any], loc: tuple[str, ...]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
+
+
+def _belongs(model: type[Any], loc: tuple[str, ...]) -> str:
+    """Where a key that was written at the top of a spec belongs; empty where it is of no section either."""
+    homes = [key for key in model.model_fields if loc[-1] in _keys_at(model, (key,))] if len(loc) == 1 else []
+    return f"it belongs into {homes[0]}, as {homes[0]}.{loc[-1]}" if homes else ""

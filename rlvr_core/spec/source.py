@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from rlvr_core.errors import SpecError
+from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS
 
 KeyPath = tuple[str, ...]
 
@@ -37,8 +38,8 @@ _SCALARS = {
 }
 for _kind, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(str(node.value)))
 
 
 def _float(text: str) -> float:
@@ -59,6 +60,8 @@ class Source:
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "spec"
+    renamed: dict[KeyPath, set[str]] = field(default_factory=dict)
+    """Parts that got a name after options without one -> what was said before, and so of whatever stands there by default."""
 
     def where(self, path: KeyPath) -> str:
         """Where a path was said, or the nearest of its parents; the source's name otherwise."""
@@ -78,21 +81,31 @@ class Source:
         """
         node = self.data
         for depth, key in enumerate(path[:-1]):
+            here = path[: depth + 1]
+            self.renamed.get(here, set()).discard(path[depth + 1])
             child = node.get(key)
             if child is None:
                 child = node[key] = {}
-                self.origins.setdefault(path[: depth + 1], origin)
+                self.origins.setdefault(here, origin)
             if not isinstance(child, dict):
-                raise SpecError(f"{origin}: {'.'.join(path[: depth + 1])} is {child!r}, not a mapping, so it has no key '{path[depth + 1]}'")
+                raise SpecError(f"{origin}: {'.'.join(here)} is {child!r}, not a mapping, so it has no key '{path[depth + 1]}'")
             node = child
-        if path[-1] == "name" and len(path) > 1 and node.get("name", value) != value:
-            node.clear()
-            self._forget(path[:-1])
+        if path[-1] == "name" and holds_part(path[:-1]):
+            self._rename(node, path[:-1], value)
         self._forget(path)
         node[path[-1]] = value
         self._note(path, value, origin)
 
+    def _rename(self, node: dict[str, Any], path: KeyPath, name: Any) -> None:
+        """Drop the options of a part that had another name. Where it had none, note them: the resolver knows more."""
+        if "name" not in node:
+            self.renamed[path] = set(node)
+        elif node["name"] != name:
+            node.clear()
+            self._forget(path)
+
     def _forget(self, path: KeyPath) -> None:
+        self.renamed.pop(path, None)
         for other in [o for o in self.origins if o[: len(path)] == path and len(o) > len(path)]:
             del self.origins[other]
 
@@ -103,28 +116,47 @@ class Source:
                 self._note((*path, key), child, origin)
 
 
+def holds_part(path: KeyPath) -> bool:
+    """Whether a component, or an objective, stands here. (The model's section has a name too, but is no part.)"""
+    match path:
+        case ("task",) | ("objective",) | ("rollout", "engine") | ("rewards", _) | ("observers", _):
+            return True
+        case ("objective", slot):
+            return slot in SINGLE_SLOTS
+        case ("objective", slot, _):
+            return slot in LABELLED_SLOTS
+    return False
+
+
 def parse_yaml(text: str, name: str) -> Source:
     """Parse one YAML document. Raises SpecError with the line of the mistake."""
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        raise SpecError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from error
-    if node is None:
-        return Source({}, {}, name)
-    if not isinstance(node, yaml.MappingNode):
-        raise SpecError(f"{name}:1: a spec is a mapping of keys to values")
     origins: dict[KeyPath, str] = {}
-    _walk(node, (), name, origins)
     loader = _Loader("")
     try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is None:
+            return Source({}, {}, name)
+        if not isinstance(node, yaml.MappingNode):
+            raise SpecError(f"{name}:1: a spec is a mapping of keys to values")
+        _walk(node, (), name, origins)
         data = loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{name}: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{_place(error, name)}: not YAML: {_problem(error)}") from error
+    except RecursionError as error:
+        raise SpecError(f"{name}: nested too deep, or an alias that holds itself") from error
     finally:
         loader.dispose()
     return Source(data, origins, name)
+
+
+def _place(error: Exception, name: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{name}:{mark.line + 1}" if mark else name
+
+
+def _problem(error: Exception) -> str:
+    """What a YAML error says, on one line."""
+    return " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def _walk(node: yaml.Node, path: KeyPath, name: str, origins: dict[KeyPath, str]) -> None:
@@ -158,10 +190,24 @@ def from_mapping(data: Mapping[str, Any], name: str = "spec") -> Source:
     """A spec given as nested mappings (from a notebook)."""
     source = Source({}, {}, name)
     for key, value in data.items():
-        plain = yaml.load(yaml.safe_dump(value), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader; this copies
-        source.data[key] = plain
-        source._note((key,), plain, f"{name}: {key}")
+        source.data[str(key)] = plain = _plain(value, (str(key),), name)
+        source._note((str(key),), plain, name)
     return source
+
+
+def _plain(value: Any, path: KeyPath, name: str) -> Any:
+    """A copy made of what YAML can hold. Raises SpecError for anything else."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child, (*path, str(key)), name) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child, path, name) for child in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise SpecError(
+        f"{name}: {'.'.join(path)} is a {type(value).__name__}; a spec holds text, numbers, booleans, null, lists and mappings"
+    )
 
 
 def parse_assignment(text: str, option: str = "--set") -> tuple[KeyPath, Any]:
@@ -172,8 +218,8 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[KeyPath, Any]:
         raise SpecError(f"{option} {text}: write it as path.to.key=value")
     try:
         return keys, yaml.load(value, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise SpecError(f"{option} {text}: the value is not YAML: {getattr(error, 'problem', error)}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{option} {text}: the value is not YAML: {_problem(error)}") from error
 
 
 def apply_assignments(source: Source, assignments: Iterable[str]) -> None:

@@ -49,7 +49,14 @@ class Bench:
     preparer: Preparer
 
     @classmethod
-    def of(cls, objective: Mapping[str, Any], *, dtype: torch.dtype = torch.float64, installed: Catalogue | None = None, **learner: Any) -> Bench:
+    def of(
+        cls,
+        objective: Mapping[str, Any],
+        *,
+        dtype: torch.dtype = torch.float64,
+        installed: Catalogue | None = None,
+        **learner: Any,
+    ) -> Bench:
         """Set one up; the policy and every module start from fixed seeds."""
         resolved = resolved_for(objective, installed, **learner)
         accelerator = Accelerator(cpu=True)

@@ -13,7 +13,9 @@ from rlvr_core.randomness import generator
 from rlvr_core.records import Completion, Example, Request, Rollout, RowKey, Sampling
 
 
-def tiny_policy(seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = 32, hidden_size: int = 16) -> PreTrainedModel:
+def tiny_policy(
+    seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = 32, hidden_size: int = 16
+) -> PreTrainedModel:
     """A random Qwen2 of two layers, in evaluation mode. Embeddings are untied."""
     config = Qwen2Config(
         vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=2 * hidden_size, num_hidden_layers=2, num_attention_heads=2,

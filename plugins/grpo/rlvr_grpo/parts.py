@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from rlvr_core.contracts import CreditAssigner
 from rlvr_core.records import Batch, Credit
 
@@ -18,9 +19,7 @@ class GroupRelative(CreditAssigner):
         rewards = batch.sequence_rewards
         for group in batch.groups:
             advantage[group.rows] = rewards[group.rows] - group.rewards.mean()
-        flat = sum(bool((group.rewards == group.rewards[0]).all()) for group in batch.groups)
-        metrics = {"grpo/groups_all_equal": flat / max(1, len(batch.groups))}
-        return Credit(self._scaled(advantage, batch), metrics=metrics)
+        return Credit(self._scaled(advantage, batch))
 
     def _scaled(self, advantage: torch.Tensor, batch: Batch) -> torch.Tensor:
         scale, epsilon = self.options.scale_rewards, self.options.epsilon

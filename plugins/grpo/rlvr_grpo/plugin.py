@@ -18,7 +18,12 @@ GRPO = Objective(
 
 @hookimpl
 def register_credits(register: Register) -> None:
-    register("group_relative", "rlvr_grpo.parts:GroupRelative", options=o.GroupRelativeOptions, summary="reward relative to its group's")
+    register(
+        "group_relative",
+        "rlvr_grpo.parts:GroupRelative",
+        options=o.GroupRelativeOptions,
+        summary="reward relative to its group's",
+    )
 
 
 @hookimpl

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
 from rlvr_core.components.maths import masked_mean
 from rlvr_core.contracts import CreditAssigner, Loss, ModelDims, Needs, Regulariser, Sampler
 from rlvr_core.records import Batch, Credit, MicroBatch, Rollout, Selection, Term
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 
 class PositiveOnly(Sampler):

@@ -23,7 +23,12 @@ POPO = Objective(
 
 @hookimpl
 def register_samplers(register: Register) -> None:
-    register("positive_only", "rlvr_popo.parts:PositiveOnly", options=o.PositiveOnlyOptions, summary="only rollouts with a reward above a threshold")
+    register(
+        "positive_only",
+        "rlvr_popo.parts:PositiveOnly",
+        options=o.PositiveOnlyOptions,
+        summary="only rollouts with a reward above a threshold",
+    )
 
 
 @hookimpl
@@ -38,7 +43,9 @@ def register_credits(register: Register) -> None:
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    register("bounded_is", "rlvr_popo.parts:BoundedIsLoss", options=o.BoundedIsLossOptions, summary="weighted negative log-likelihood")
+    register(
+        "bounded_is", "rlvr_popo.parts:BoundedIsLoss", options=o.BoundedIsLossOptions, summary="weighted negative log-likelihood"
+    )
 
 
 @hookimpl

@@ -17,6 +17,8 @@ class ValueOptions(Options):
     """The critic: a value head on the policy's final hidden states, and its loss."""
 
     coef: float = option(0.1, "coefficient of the value loss", gt=0.0, symbol="c_1")
-    clip: float | None = option(0.2, "a prediction further than this from the batch's old one stops being pulled; null: never", gt=0.0)
+    clip: float | None = option(
+        0.2, "a prediction further than this from the batch's old one stops being pulled; null: never", gt=0.0
+    )
     learning_rate: float | None = option(1e-3, "rate of the value head; null: the policy's", gt=0.0)
     detach: bool = option(False, "keep the value loss out of the policy's own weights")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
-from rlvr_core.records import Batch, Credit, MicroBatch, Term
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
+from rlvr_core.records import Batch, Credit, MicroBatch, Term
 
 
 def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:

@@ -23,7 +23,12 @@ def register_credits(register: Register) -> None:
 
 @hookimpl
 def register_regularisers(register: Register) -> None:
-    register("value", "rlvr_ppo.parts:Value", options=o.ValueOptions, summary="a critic (value head) and its clipped loss; provides `values`")
+    register(
+        "value",
+        "rlvr_ppo.parts:Value",
+        options=o.ValueOptions,
+        summary="a critic (value head) and its clipped loss; provides `values`",
+    )
 
 
 @hookimpl

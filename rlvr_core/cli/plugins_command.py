@@ -1,0 +1,163 @@
+"""``rlvr plugins`` and ``rlvr plugins show NAME``. Neither imports torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from rlvr_core.contracts import KINDS
+from rlvr_core.errors import UnknownComponent, nearest
+from rlvr_core.plugins import FIRST_PARTY, Catalogue, Component, catalogue
+from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
+from rlvr_core.spec.schema import options_schema
+
+plugins_app = typer.Typer(help="What is installed, and every option of it.", rich_markup_mode=None)
+
+_PLACES = {"task": "task", "rollout": "rollout.engine", "reward": "rewards.{}", "observer": "observers.{}"}
+_PLACES |= {kind: f"objective.{slot}" for slot, kind in SINGLE_SLOTS.items()}
+_PLACES |= {kind: f"objective.{slot}.{{}}" for slot, kind in LABELLED_SLOTS.items()}
+"""Where a component of a kind stands in a spec; ``{}`` is its label."""
+
+_TYPES = {"number": "float", "integer": "int", "boolean": "bool", "string": "str", "object": "mapping", "null": "null"}
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
+Rows = list[tuple[str, ...]]
+
+
+@plugins_app.callback(invoke_without_command=True)
+def listing(context: typer.Context) -> None:
+    """List every installed component: kind, name, what it does, and the distribution that brought it."""
+    if context.invoked_subcommand is not None:
+        return
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    components = sorted(catalogue(), key=lambda c: (order[c.kind], c.name))
+    print_table(("kind", "name", "summary", "distribution", "version"), [_listed(component) for component in components])
+    typer.echo("\n`rlvr plugins show NAME` prints every option of one; `kind/NAME` where several kinds share a name.")
+
+
+def _listed(component: Component) -> tuple[str, ...]:
+    return component.kind, component.name, component.summary, component.distribution, component.version
+
+
+@plugins_app.command("show")
+def show(name: Annotated[str, typer.Argument(help="a component's name, or kind/name")]) -> None:
+    """Show what a component is and each of its options; for an objective, of every part that it is assembled from."""
+    installed = catalogue()
+    for position, component in enumerate(matching(installed, name)):
+        if position:
+            typer.echo()
+        typer.echo(f"{component.kind} {component.name}: {component.summary} ({component.distribution} {component.version})")
+        if component.objective is None:
+            _show_component(component)
+        else:
+            _show_objective(component.objective, installed)
+
+
+def matching(installed: Catalogue, name: str) -> list[Component]:
+    """Components called so in any kind, or in the one before a slash. Raises UnknownComponent."""
+    kind, slash, rest = name.partition("/")
+    if slash:
+        if kind not in KINDS:
+            raise UnknownComponent(f"no kind of component is named '{kind}'; {nearest(kind, KINDS)}")
+        return [installed.get(kind, rest)]
+    found = [component for kind in KINDS for component in installed if component.kind == kind and component.name == name]
+    if found:
+        return found
+    for _, kinds in FIRST_PARTY.values():
+        for kind, names in kinds.items():
+            if name in names:
+                installed.get(kind, name)  # raises, saying which package to install
+    raise UnknownComponent(f"nothing installed is named '{name}'; {nearest(name, {component.name for component in installed})}")
+
+
+def _show_component(component: Component) -> None:
+    typer.echo(f"implemented by {component.target}\n")
+    _print_options(list(option_rows(component, _PLACES[component.kind].format(component.name), {})))
+
+
+def _show_objective(objective: Objective, installed: Catalogue) -> None:
+    if objective.paper:
+        typer.echo(f"paper: {objective.paper}")
+    parts = list(objective_parts(objective, installed))
+    typer.echo("\nassembled from")
+    assembled = [(path, part.name, part.summary, f"{part.distribution} {part.version}") for path, part, _ in parts]
+    print_table(("part", "component", "summary", "distribution"), assembled)
+    typer.echo("\noptions, as in a spec or after --set")
+    mode = options_schema(Objective)["loss_agg_mode"] | {"default": objective.loss_agg_mode}
+    rows: Rows = [row for path, part, preset in parts for row in option_rows(part, path, preset)]
+    _print_options([*rows, _option_row("objective.loss_agg_mode", mode)])
+
+
+def objective_parts(objective: Objective, installed: Catalogue) -> Iterator[tuple[str, Component, Mapping[str, Any]]]:
+    """(path, component, the objective's own options for it) of every part."""
+    for slot, kind in SINGLE_SLOTS.items():
+        part = getattr(objective, slot)
+        if part is not None:
+            yield f"objective.{slot}", installed.get(kind, part["name"]), part
+    for slot, kind in LABELLED_SLOTS.items():
+        for label, part in getattr(objective, slot).items():
+            yield f"objective.{slot}.{label}", installed.get(kind, part.get("name", label)), part
+
+
+def option_rows(component: Component, path: str, preset: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each option: dotted path, type, default (``preset`` goes before), the paper's symbol, description."""
+    if component.kind == "reward":
+        yield f"{path}.weight", "float", "1.0", "", "what its value counts in the sum"
+    for key, schema in options_schema(component.options).items():
+        own = {"default": preset[key]} if key in preset else {}
+        yield _option_row(f"{path}.{key}", schema | own)
+
+
+def _option_row(path: str, schema: Mapping[str, Any]) -> tuple[str, ...]:
+    default = default_words(schema["default"]) if "default" in schema else "required"
+    return path, type_words(schema), default, str(schema.get("symbol", "")), str(schema.get("description", ""))
+
+
+def _print_options(rows: Rows) -> None:
+    if rows:
+        print_table(("option", "type", "default", "symbol", "description"), rows)
+    else:
+        typer.echo("no options")
+
+
+def default_words(value: Any) -> str:
+    """A default as a spec writes it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def type_words(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema type in a reader's words, with its bounds."""
+    if "anyOf" in schema:
+        return " or ".join(type_words(choice) for choice in schema["anyOf"])
+    if "const" in schema or "enum" in schema:
+        return " | ".join(str(value) for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {type_words(schema.get('items', {}))}"
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+    return " ".join([_TYPES.get(schema.get("type", ""), "any"), *bounds])
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns. On a terminal the last one is wrapped to its width; elsewhere lines are as long as they are."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_lines([headers, *rows], width):
+        typer.echo(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Rows as lines of text; nothing is cut off. ``width``: None for no limit."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    room = max(30, width - indent) if width is not None else None
+    lines = []
+    for row in rows:
+        start = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
+        last = textwrap.wrap(row[-1], room) or [""] if room is not None else [row[-1]]
+        lines += [((start if number == 0 else " " * indent) + piece).rstrip() for number, piece in enumerate(last)]
+    return lines

@@ -1,0 +1,220 @@
+"""Whole runs on a tiny random model: what is written, resumed, refused; real processes for ranks and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from metric_docs import undocumented
+
+from rlvr_core.errors import RunFolderError, SpecError
+from rlvr_core.policy.loading import load_model, load_tokenizer, save_model
+from rlvr_core.running import run
+from rlvr_core.testing import tiny_policy, tiny_tokenizer
+
+REWARD = """
+def vowels(completions, **_):
+    return [float(sum(c in "aeiou" for c in text) > 0) for text in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and a reward function."""
+    folder = tmp_path_factory.mktemp("place")
+    policy = tiny_policy(dtype=torch.float32, vocab_size=257)
+    policy.generation_config.eos_token_id = policy.config.eos_token_id = tiny_tokenizer().eos_token_id
+    policy.generation_config.pad_token_id = policy.config.pad_token_id = tiny_tokenizer().pad_token_id
+    save_model(policy, tiny_tokenizer(), folder / "model")
+    (folder / "reward.py").write_text(REWARD)
+    return folder
+
+
+def spec(place: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "steps": 4,
+        "output": str(output),
+        "model": {"name": str(place / "model")},
+        "task": {"name": "arithmetic", "eval_problems": 12},
+        "rewards": {"vowels": {"name": "function", "function": f"{place}/reward.py:vowels"}},
+        "objective": {"name": "popo"},
+        "rollout": {"prompts_per_step": 4, "group_size": 4, "max_completion_length": 8},
+        "learner": {"learning_rate": 1e-2},
+        "observers": {"jsonl": {"samples_every": 2}},
+    }
+    return {**data, **changes}
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(output: Path) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in load_model(str(output / "model"), dtype="float32").parameters()])
+
+
+@pytest.mark.parametrize("objective", ["popo", "grpo", "ppo"])
+def test_a_run_leaves_everything_a_reader_needs(place: Path, tmp_path: Path, objective: str) -> None:
+    out = tmp_path / "run"
+    result = run(spec(place, out, objective={"name": objective}, evaluation={"every": 2}))
+    assert result.summary["objective"] == objective and result.summary["status"] == "finished"
+    assert list(result.summary["eval"]) == ["before", "step 2", "after"]
+    assert result.summary["eval"]["before"]["n"] == 12 and 0 <= result.summary["eval"]["after"]["pass@1"] <= 1
+    assert json.loads((out / "summary.json").read_text())["eval"] == result.summary["eval"]
+    assert [row["step"] for row in rows(out)] == [1, 2, 3, 4]
+    assert undocumented(sorted({name for row in rows(out) for name in row})) == []
+    assert len((out / "samples.jsonl").read_text().splitlines()) == 3 * 4  # steps 1, 2 and 4
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["plugins"]["rlvr-popo"] and manifest["packages"]["torch"] and manifest["seed"] == 0
+    assert all(Path(path).exists() for path in result.summary["written"].values())
+    before = len((out / "eval" / "before.jsonl").read_text().splitlines())
+    assert before == 12
+
+
+def test_the_saved_model_gives_the_evaluation_again(place: Path, tmp_path: Path) -> None:
+    """Transformers alone loads model and tokenizer, decodes greedily, and reproduces the run's own greedy evaluation."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "run"
+    run(spec(place, out, evaluation={"temperature": 0.0}))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out / "model"), AutoTokenizer.from_pretrained(out / "model")
+    saved = [json.loads(line) for line in (out / "eval" / "after.jsonl").read_text().splitlines()]
+    same = 0
+    for row in saved:
+        inputs = tokenizer(row["prompt"], return_tensors="pt")
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
+        same += tokenizer.decode(ids, skip_special_tokens=True) == row["completion"]
+    assert same == len(saved) == 12
+
+
+def test_a_run_is_repeatable_and_another_seed_is_another_run(place: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(spec(place, tmp_path / name, seed=seed))
+    assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_the_resolved_spec_runs_again_to_the_same_weights(place: Path, tmp_path: Path) -> None:
+    run(spec(place, tmp_path / "a"))
+    resolved = yaml.safe_load((tmp_path / "a" / "spec.yaml").read_text())
+    run({**resolved, "output": str(tmp_path / "b")})
+    assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("objective", ["popo", "ppo"])
+def test_a_resumed_run_ends_as_one_that_never_stopped(place: Path, tmp_path: Path, objective: str) -> None:
+    learner = {"learning_rate": 1e-2, "lr_scheduler": "linear"}
+    parts = {"objective": {"name": objective}, "checkpoint": {"every": 2, "keep": 2}, "learner": learner}
+    for name in ("whole", "resumed"):
+        run(spec(place, tmp_path / name, **parts))
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step-000004")
+    run(tmp_path / "resumed" / "spec.yaml", resume=True)
+    assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+    timeless = [
+        [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in rows(tmp_path / n)]
+        for n in ("whole", "resumed")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_folder_in_the_way_is_left_alone_unless_told_otherwise(place: Path, tmp_path: Path) -> None:
+    run(spec(place, tmp_path / "run", steps=1))
+    before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        run(spec(place, tmp_path / "run", steps=1))
+    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
+    run(spec(place, tmp_path / "run", steps=2), overwrite=True)
+    assert len(rows(tmp_path / "run")) == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="left alone"):
+        run(spec(place, tmp_path / "mine"), overwrite=True)
+
+
+def test_a_mistake_in_the_spec_writes_nothing(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="learning_rat"):
+        run(spec(place, tmp_path / "run", learner={"learning_rat": 1.0}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_without_signal_moves_nothing_and_is_reported(place: Path, tmp_path: Path) -> None:
+    (place / "nothing.py").write_text("def nothing(completions, **_):\n    return [0.0] * len(completions)\n")
+    rewards = {"nothing": {"name": "function", "function": f"{place}/nothing.py:nothing"}}
+    for objective in ("popo", "grpo"):
+        result = run(spec(place, tmp_path / objective, rewards=rewards, objective={"name": objective}))
+        assert [row["learn/skipped"] for row in rows(tmp_path / objective)] == [1.0] * 4
+        assert result.summary["optimizer_steps"] == 0
+        assert torch.equal(weights(tmp_path / objective), weights(place))
+    stopped = run(spec(place, tmp_path / "stop", rewards=rewards, rollout={"on_empty": "stop", "max_completion_length": 8}))
+    assert stopped.summary["steps"] == 1 and "no signal" in stopped.summary["status"]
+
+
+def test_the_stale_inexact_engine_goes_through_prepare_and_every_objective_survives_it(place: Path, tmp_path: Path) -> None:
+    from rlvr_core.plugins import Catalogue, Component, catalogue
+    from rlvr_core.spec.resolve import resolve
+    from rlvr_core.spec.source import from_mapping
+    from rlvr_core.testing.fakes import StaleEngineOptions
+
+    fake = Component("rollout", "stale", "rlvr_core.testing.fakes:StaleEngine", StaleEngineOptions, "a fake", "test", "0")
+    installed = Catalogue({**catalogue().components, ("rollout", "stale"): fake})
+    for objective in ("popo", "grpo", "ppo"):
+        data = spec(place, tmp_path / objective, objective={"name": objective})
+        data["rollout"]["engine"] = {"name": "stale"}
+        result = run(resolve(from_mapping(data), installed))
+        found = rows(tmp_path / objective)
+        learned = [row for row in found if not row["learn/skipped"]]
+        assert result.summary["optimizer_steps"] == len(learned) >= 2
+        assert all(row["correction/logprob_gap"] > 0 and row["learn/grad_norm"] > 0 for row in learned)
+
+
+def launch(place: Path, output: Path, ranks: int, port: int, **changes: Any) -> None:
+    file = output.parent / f"{output.name}.yaml"
+    file.write_text(yaml.safe_dump(spec(place, output, **changes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(port)]
+    done = subprocess.run([*command, "-m", "rlvr_core", "run", str(file)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_ranks_take_the_same_steps_as_one(place: Path, tmp_path: Path) -> None:
+    launch(place, tmp_path / "one", 1, 29611, steps=2)
+    launch(place, tmp_path / "two", 2, 29612, steps=2)
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for key in ("reward/mean", "select/kept", "rollout/completion_length", "loss/total", "learn/grad_norm"):
+        assert two[0][key] == pytest.approx(one[0][key], rel=1e-4), key
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-4, rtol=1e-3)
+
+
+def test_ctrl_c_ends_cleanly_says_what_was_kept_and_can_be_resumed(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text(
+        yaml.safe_dump(spec(place, tmp_path / "run", steps=100_000, observers={"jsonl": {}, "progress": {"every": 1000}}))
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlvr_core", "run", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors and "checkpoint" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    last = summary["steps"]
+    assert summary["status"] == f"interrupted after step {last}" and len(rows(tmp_path / "run")) == last
+    assert load_tokenizer(str(tmp_path / "run" / "model"))
+    data = yaml.safe_load((tmp_path / "run" / "spec.yaml").read_text())
+    result = run({**data, "steps": last + 2}, resume=True)
+    assert result.summary["status"] == "finished" and len(rows(tmp_path / "run")) == last + 2
