@@ -112,7 +112,7 @@ def make_trainable(policy: PreTrainedModel, gradient_checkpointing: bool) -> Non
     policy.eval()
     policy.requires_grad_(True)
     if gradient_checkpointing:
-        policy.gradient_checkpointing_enable()
+        policy.activation_checkpointing_enable()
 
 
 def build_learner(

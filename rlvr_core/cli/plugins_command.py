@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +27,8 @@ _PLACES |= {kind: f"objective.{slot}.{{}}" for slot, kind in LABELLED_SLOTS.item
 _TYPES = {"number": "float", "integer": "int", "boolean": "bool", "string": "str", "object": "mapping", "null": "null"}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
-Rows = list[tuple[str, ...]]
+Option = tuple[str, Mapping[str, Any]]
+"""Dotted path and JSON Schema of one option."""
 
 
 @plugins_app.callback(invoke_without_command=True)
@@ -37,12 +38,12 @@ def listing(context: typer.Context) -> None:
         return
     order = {kind: place for place, kind in enumerate(KINDS)}
     components = sorted(catalogue(), key=lambda c: (order[c.kind], c.name))
-    print_table(("kind", "name", "summary", "distribution", "version"), [_listed(component) for component in components])
+    print_table(("kind", "name", "distribution", "version", "summary"), [_listed(component) for component in components])
     typer.echo("\n`rlvr plugins show NAME` prints every option of one; `kind/NAME` where several kinds share a name.")
 
 
 def _listed(component: Component) -> tuple[str, ...]:
-    return component.kind, component.name, component.summary, component.distribution, component.version
+    return component.kind, component.name, component.distribution, component.version, component.summary
 
 
 @plugins_app.command("show")
@@ -78,7 +79,10 @@ def matching(installed: Catalogue, name: str) -> list[Component]:
 
 def _show_component(component: Component) -> None:
     typer.echo(f"implemented by {component.target}\n")
-    _print_options(list(option_rows(component, _PLACES[component.kind].format(component.name), {})))
+    options = list(component_options(component, _PLACES[component.kind].format(component.name), {}))
+    print_options(options)
+    if not options:
+        typer.echo("no options")
 
 
 def _show_objective(objective: Objective, installed: Catalogue) -> None:
@@ -86,12 +90,12 @@ def _show_objective(objective: Objective, installed: Catalogue) -> None:
         typer.echo(f"paper: {objective.paper}")
     parts = list(objective_parts(objective, installed))
     typer.echo("\nassembled from")
-    assembled = [(path, part.name, part.summary, f"{part.distribution} {part.version}") for path, part, _ in parts]
-    print_table(("part", "component", "summary", "distribution"), assembled)
-    typer.echo("\noptions, as in a spec or after --set")
+    assembled = [(path, part.name, f"{part.distribution} {part.version}", part.summary) for path, part, _ in parts]
+    print_table(("part", "component", "distribution", "summary"), assembled)
+    typer.echo("\noptions, as after --set")
+    print_options(option for path, part, preset in parts for option in component_options(part, path, preset))
     mode = options_schema(Objective)["loss_agg_mode"] | {"default": objective.loss_agg_mode}
-    rows: Rows = [row for path, part, preset in parts for row in option_rows(part, path, preset)]
-    _print_options([*rows, _option_row("objective.loss_agg_mode", mode)])
+    print_options([("objective.loss_agg_mode", mode)])
 
 
 def objective_parts(objective: Objective, installed: Catalogue) -> Iterator[tuple[str, Component, Mapping[str, Any]]]:
@@ -105,25 +109,25 @@ def objective_parts(objective: Objective, installed: Catalogue) -> Iterator[tupl
             yield f"objective.{slot}.{label}", installed.get(kind, part.get("name", label)), part
 
 
-def option_rows(component: Component, path: str, preset: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each option: dotted path, type, default (``preset`` goes before), the paper's symbol, description."""
+def component_options(component: Component, path: str, preset: Mapping[str, Any]) -> Iterator[Option]:
+    """Each option's dotted path and schema; defaults of ``preset`` go before the component's own."""
     if component.kind == "reward":
-        yield f"{path}.weight", "float", "1.0", "", "what its value counts in the sum"
+        yield f"{path}.weight", {"type": "number", "default": 1.0, "description": "what its value counts in the sum"}
     for key, schema in options_schema(component.options).items():
         own = {"default": preset[key]} if key in preset else {}
-        yield _option_row(f"{path}.{key}", schema | own)
+        yield f"{path}.{key}", schema | own
 
 
-def _option_row(path: str, schema: Mapping[str, Any]) -> tuple[str, ...]:
-    default = default_words(schema["default"]) if "default" in schema else "required"
-    return path, type_words(schema), default, str(schema.get("symbol", "")), str(schema.get("description", ""))
-
-
-def _print_options(rows: Rows) -> None:
-    if rows:
-        print_table(("option", "type", "default", "symbol", "description"), rows)
-    else:
-        typer.echo("no options")
+def print_options(options: Iterable[Option]) -> None:
+    """Two lines each: path=default and type, then the description."""
+    for path, schema in options:
+        default = f"={default_words(schema['default'])}" if "default" in schema else ""
+        facts = [type_words(schema), *(["required"] if not default else [])]
+        if "symbol" in schema:
+            facts.append(f"{schema['symbol']} in the paper")
+        typer.echo(f"{path}{default}  ({'; '.join(facts)})")
+        for line in table_lines([("  ", schema.get("description", ""))], terminal_width()):
+            typer.echo(line)
 
 
 def default_words(value: Any) -> str:
@@ -140,14 +144,18 @@ def type_words(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {type_words(schema.get('items', {}))}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
-    return " ".join([_TYPES.get(schema.get("type", ""), "any"), *bounds])
+    return f"{_TYPES.get(schema.get('type', ''), 'any')} {', '.join(bounds)}".rstrip()
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns. On a terminal the last one is wrapped to its width; elsewhere lines are as long as they are."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table_lines([headers, *rows], width):
+    for line in table_lines([headers, *rows], terminal_width()):
         typer.echo(line)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:

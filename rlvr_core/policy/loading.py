@@ -59,7 +59,9 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> PreTra
             raise
         raise ModelError(place.explain("tokenizer", error)) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(f"{name_or_path}: holds no tokenizer; put the model's tokenizer files (tokenizer.json, tokenizer_config.json) there")
+        raise ModelError(
+            f"{name_or_path}: holds no tokenizer; put the model's tokenizer files (tokenizer.json, tokenizer_config.json) there"
+        )
     return tokenizer
 
 
@@ -219,7 +221,9 @@ class _Place:
                 "check the name and the network, or name a local folder"
             )
         if "custom code" in said or "trust_remote_code" in said:
-            return f"{self.given}: needs code of its own repository to run; read that code, then set model.trust_remote_code: true"
+            return (
+                f"{self.given}: needs code of its own repository to run; read that code, then set model.trust_remote_code: true"
+            )
         if "Unrecognized configuration class" in said:
             return f"{self.given}: a {_model_type(self)} model, which is no causal language model; name one that generates text"
         if self.is_folder and not (Path(self.name) / "config.json").exists():
@@ -237,7 +241,9 @@ def _resolve(given: str) -> _Place:
     if path.exists():
         raise ModelError(f"{given}: is a file; name the folder that holds config.json and *.safetensors")
     if looks_local(given) or not given:
-        raise ModelError(f"{given or 'model'}: no such folder (looked in {Path.cwd()}); name a model folder, or a hub name such as owner/model")
+        raise ModelError(
+            f"{given or 'model'}: no such folder (looked in {Path.cwd()}); name a model folder, or a hub name such as owner/model"
+        )
     return _Place(given, given, offline=not hub_in_reach())
 
 
@@ -265,7 +271,9 @@ def _make_saveable(name: str, model: PreTrainedModel) -> None:
         return
     config.do_sample = True
     if not _is_valid(config):
-        raise ModelError(f"{name}: its generation_config.json is contradictory and could not be saved with the trained model; correct or remove it")
+        raise ModelError(
+            f"{name}: its generation_config.json is contradictory and could not be saved with the trained model; correct or remove it"
+        )
 
 
 def _is_valid(config: GenerationConfig) -> bool:
@@ -283,9 +291,7 @@ def _tokenizer_file(place: _Place) -> Path | None:
         return file if file.exists() else None
     from transformers.utils import cached_file
 
-    found = cached_file(
-        place.name, "tokenizer.json", local_files_only=place.offline, _raise_exceptions_for_missing_entries=False
-    )
+    found = cached_file(place.name, "tokenizer.json", local_files_only=place.offline, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 
 

@@ -94,7 +94,9 @@ def load_function(where: str) -> Callable[..., Any]:
     except SpecError:
         raise
     except Exception as error:  # any failure of foreign code has this one meaning
-        raise SpecError(f"reward function '{where}': {place} does not import: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise SpecError(
+            f"reward function '{where}': {place} does not import: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     function = getattr(module, name, None)
     if function is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

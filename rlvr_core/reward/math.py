@@ -195,7 +195,9 @@ _UNITS = frozenset(
     "second seconds sec minute minutes min hour hours hr hrs day days week weeks month months year years degree degrees mph kmh kph "
     "unit units square cubic per people students apples".split()
 )
-_UNIT_TAIL = re.compile(r"(?P<sign>[€£¥]?)(?P<number>[-+0-9.,/]+|[-+]?[0-9]*\\frac\{[0-9]+\}\{[0-9]+\}) ?(?P<unit>[A-Za-z/ ]*(?:\^\{?[23]\}?)?)")
+_UNIT_TAIL = re.compile(
+    r"(?P<sign>[€£¥]?)(?P<number>[-+0-9.,/]+|[-+]?[0-9]*\\frac\{[0-9]+\}\{[0-9]+\}) ?(?P<unit>[A-Za-z/ ]*(?:\^\{?[23]\}?)?)"
+)
 _NAME = re.compile(r"(?:^|(?<=,))(?P<name>[A-Za-z](?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?(?:\([a-z]\))?)=")
 
 
@@ -229,9 +231,13 @@ def _without_name(text: str) -> str:
 
 _FUNCTIONS = "arcsin arccos arctan sin cos tan cot sec csc sinh cosh tanh log ln lg exp sqrt pi infty gcd lcm max min".split()
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
-_COMMON = frozenset("and or not if is no yes for int let all any the of to in by so we it be as at an on def mod div true false none nan inf".split())
+_COMMON = frozenset(
+    "and or not if is no yes for int let all any the of to in by so we it be as at an on def mod div true false none nan inf".split()
+)
 _TEXT_ONLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|frac\{d\})(?![a-zA-Z])")
-_LONE_INFINITY = re.compile(r"(?<=[\[(])[-+]?\\infty(?=,)|(?<=,)[-+]?\\infty(?=[\])])|^[-+]?\\infty$|(?<=[<>])[-+]?\\infty$|^[-+]?\\infty(?=[<>])")
+_LONE_INFINITY = re.compile(
+    r"(?<=[\[(])[-+]?\\infty(?=,)|(?<=,)[-+]?\\infty(?=[\])])|^[-+]?\\infty$|(?<=[<>])[-+]?\\infty$|^[-+]?\\infty(?=[<>])"
+)
 _ROOT = re.compile(r"\\?sqrt|\\l(?:floor|ceil)|\|")
 _TRANSCENDENTAL = re.compile(r"(?<![A-Za-z])\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp)h?(?![a-z])")
 _SMALL = r"\{(?:[0-9]|[0-9]?[A-Za-z](?:[-+][0-9A-Za-z])?)\}"
@@ -446,7 +452,9 @@ def _math_verify() -> tuple[Any, Any, Any]:
 
     for name in ("math_verify.parser", "math_verify.grader"):  # they warn that their timeouts, which need signals, are off
         logging.getLogger(name).setLevel(logging.ERROR)
-    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False)
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
     return parse, verify, (LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization),)
 
 

@@ -42,9 +42,13 @@ class FunctionOptions(Options):
     """Any callable with TRL's signature: f(prompts=..., completions=..., **columns) -> list of numbers or None."""
 
     function: str = option(
-        description="where the callable is: 'package.module:name', or 'folder/file.py:name' from the current folder", pattern=r".:[^:]+$"
+        description="where the callable is: 'package.module:name', or 'folder/file.py:name' from the current folder",
+        pattern=r".:[^:]+$",
     )
-    gold_name: str = option("answer", "keyword under which the golds are passed, besides 'gold'; a column of that name goes before", min_length=1)
+    gold_name: str = option(
+        "answer", "keyword under which the golds are passed, besides 'gold'; a column of that name goes before", min_length=1
+    )
     messages: bool = option(
-        False, "pass each prompt and completion as a list of one chat message, as TRL does for conversational data, and not as text"
+        False,
+        "pass each prompt and completion as a list of one chat message, as TRL does for conversational data, and not as text",
     )

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from rlvr_core.options import Options
 from rlvr_core.plugins import Catalogue, Component
 from rlvr_core.spec.model import RolloutSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
@@ -28,7 +27,7 @@ def json_schema(catalogue: Catalogue) -> Json:
     return _Schema(catalogue).whole()
 
 
-def options_schema(options: type[Options]) -> dict[str, Json]:
+def options_schema(options: type[BaseModel]) -> dict[str, Json]:
     """Option name -> its schema: type, bounds, default, description, and ``symbol`` where a paper has one."""
     schema = options.model_json_schema(schema_generator=_Untitled)
     definitions = schema.get("$defs", {})

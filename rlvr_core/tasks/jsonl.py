@@ -40,7 +40,9 @@ def read_jsonl(file: str, options: JsonlOptions) -> list[Example]:
             for number, line in enumerate(lines, start=1):
                 _take(reader, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
     except IsADirectoryError:
-        raise DataError(f"{file}: is a folder; task jsonl reads a file with one JSON object a line (for folders there is task hub)") from None
+        raise DataError(
+            f"{file}: is a folder; task jsonl reads a file with one JSON object a line (for folders there is task hub)"
+        ) from None
     except FileNotFoundError:
         raise DataError(f"{file}: no such file (looked in {Path.cwd()})") from None
     except OSError as error:

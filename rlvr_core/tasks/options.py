@@ -14,7 +14,9 @@ class RowOptions(Options):
     answer: str = option("answer", "column with the gold answer: text or a number")
     id: str | None = option(None, "column that names a row; null: the source's name and the row's number")
     answer_after: str | None = option(
-        None, "the gold is what follows the last such mark in the answer column ('####' in GSM8K's own files); null: all of it", min_length=1
+        None,
+        "the gold is what follows the last such mark in the answer column ('####' in GSM8K's own files); null: all of it",
+        min_length=1,
     )
     limit: int | None = option(None, "training problems at most, from the front; null: all", ge=1)
     eval_limit: int | None = option(None, "held-out problems at most, from the front; null: all", ge=1)
@@ -44,7 +46,9 @@ class JsonlOptions(RowOptions):
     """Rows of a local JSON-lines file: one JSON object a line, UTF-8."""
 
     path: str = option(description="file with the training rows; a relative path starts at the current folder", min_length=1)
-    eval_path: str | None = option(None, "file with the evaluation rows; null: a share of the training rows is held out", min_length=1)
+    eval_path: str | None = option(
+        None, "file with the evaluation rows; null: a share of the training rows is held out", min_length=1
+    )
 
     def own_eval(self) -> str | None:
         """``eval_path``, where set."""
@@ -57,7 +61,9 @@ class HubOptions(RowOptions):
     path: str = option(description="hub name, or a folder with data files (parquet, json, csv) and perhaps a README.md that configures them", min_length=1)  # fmt: skip
     config: str | None = option(None, "configuration (subset) of the data set; null: its default")
     split: str = option("train", "split with the training rows; slices such as train[:1000] work", min_length=1)
-    eval_split: str | None = option(None, "split with the evaluation rows; null: a share of the training rows is held out", min_length=1)
+    eval_split: str | None = option(
+        None, "split with the evaluation rows; null: a share of the training rows is held out", min_length=1
+    )
     revision: str | None = option(None, "branch, tag or commit of a hub data set; null: its main branch")
     cache_dir: str | None = option(None, "folder for downloaded and converted files; null: the datasets library's own")
 

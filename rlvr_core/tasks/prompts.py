@@ -34,12 +34,17 @@ class PromptOptions(Options):
     """
 
     template: str | None = option(
-        None, "text around the problem, as 'Question: {prompt}'; columns of the row may stand in braces too; null: the problem alone"
+        None,
+        "text around the problem, as 'Question: {prompt}'; columns of the row may stand in braces too; null: the problem alone",
     )
     system: str | None = option(None, "system message of a chat, or the value of {system} in the template", min_length=1)
-    chat: Literal["auto", "on", "off"] = option("auto", "the tokenizer's chat template: auto uses it if there is one, on requires it")
+    chat: Literal["auto", "on", "off"] = option(
+        "auto", "the tokenizer's chat template: auto uses it if there is one, on requires it"
+    )
     max_length: int | None = option(None, "tokens of a prompt at most; null: no limit", ge=1)
-    too_long: Literal["error", "drop"] = option("error", "a problem whose prompt is longer than max_length: stop the run, or leave it out")
+    too_long: Literal["error", "drop"] = option(
+        "error", "a problem whose prompt is longer than max_length: stop the run, or leave it out"
+    )
 
     @field_validator("template")
     @classmethod
@@ -84,7 +89,9 @@ def uses_chat(tokenizer: PreTrainedTokenizerBase, options: PromptOptions) -> boo
     """Whether the tokenizer's chat template is used. Raises ModelError where it is required and missing."""
     has_template = bool(tokenizer.chat_template)
     if options.chat == "on" and not has_template:
-        raise ModelError(f"prompt.chat is on, but the tokenizer{_of(tokenizer)} has no chat template; use a chat model, or chat: off with a template")
+        raise ModelError(
+            f"prompt.chat is on, but the tokenizer{_of(tokenizer)} has no chat template; use a chat model, or chat: off with a template"
+        )
     return has_template and options.chat != "off"
 
 
@@ -160,7 +167,9 @@ def _value(name: str, values: Mapping[str, Any], example: Example) -> str:
 
 def _given_messages(example: Example, options: PromptOptions) -> list[Message]:
     if options.template is not None:
-        raise SpecError(f"prompt.template formats text, but the prompt of '{example.id}' is a list of messages; remove the template")
+        raise SpecError(
+            f"prompt.template formats text, but the prompt of '{example.id}' is a list of messages; remove the template"
+        )
     return [dict(message) for message in example.prompt if not isinstance(message, str)]
 
 
@@ -178,9 +187,13 @@ def _refuse_without_chat(example: Example, options: PromptOptions, chat: bool, t
         return
     reason = "prompt.chat is off" if options.chat == "off" else f"the tokenizer{_of(tokenizer)} has no chat template"
     if not isinstance(example.prompt, str):
-        raise SpecError(f"the prompt of '{example.id}' is a list of messages, which needs a chat template, but {reason}; use a chat model or text prompts")
+        raise SpecError(
+            f"the prompt of '{example.id}' is a list of messages, which needs a chat template, but {reason}; use a chat model or text prompts"
+        )
     if options.system is not None and not options.system_in_template:
-        raise SpecError(f"prompt.system has no effect: {reason} and prompt.template does not hold {{system}}; add it there or remove prompt.system")
+        raise SpecError(
+            f"prompt.system has no effect: {reason} and prompt.template does not hold {{system}}; add it there or remove prompt.system"
+        )
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -208,7 +221,9 @@ def _encode_chat(messages: list[Message], tokenizer: PreTrainedTokenizerBase, op
     except (TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in messages)
         hint = "; remove prompt.system or put it into prompt.template as {system}" if options.system is not None else ""
-        raise ModelError(f"the chat template{_of(tokenizer)} refuses messages of the roles {roles}: {' '.join(str(error).split())}{hint}") from error
+        raise ModelError(
+            f"the chat template{_of(tokenizer)} refuses messages of the roles {roles}: {' '.join(str(error).split())}{hint}"
+        ) from error
     return tuple(ids)
 
 

@@ -166,7 +166,9 @@ def _messages(value: list[Any], column: str) -> list[dict[str, str]]:
     if not value:
         raise _BadRow(f"column '{column}' is an empty list of messages")
     for message in value:
-        if not (isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
+        if not (
+            isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        ):
             raise _BadRow(f"column '{column}' holds a message that is not a mapping with a role and a content of text")
         _encodable(message["content"], column)
     if not any(message["content"].strip() for message in value):
