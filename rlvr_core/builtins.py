@@ -97,7 +97,7 @@ def register_references(register: Register) -> None:
 
 @hookimpl
 def register_regularisers(register: Register) -> None:
-    register("kl", f"{_PARTS}:Kl", options=o.KlOptions, summary="KL to a reference, in the loss")
+    register("kl", f"{_PARTS}:Kl", options=o.KlLossOptions, summary="KL to a reference, in the loss")
     register("entropy", f"{_PARTS}:Entropy", options=o.EntropyOptions, summary="entropy bonus")
 
 

@@ -170,6 +170,8 @@ class Batch:
     sampling_logprobs: Tensor
     """[B,T]: as sampled."""
     groups: tuple[Group, ...]
+    max_completion_length: int
+    """The run's limit, in tokens."""
     references: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """reference label -> quantity -> [B,T]; only what was declared for the prepare stage."""
     provided: Mapping[str, Tensor] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
 from rlvr_core.events import Event
 from rlvr_core.learner.learner import Learner
-from rlvr_core.learner.prepare import Preparer, ReferenceModel
+from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
 from rlvr_core.objective import Objective, build_objective
 from rlvr_core.policy.forward import Head
@@ -130,10 +130,9 @@ def build_learner(
     optimizer = build_optimizer(spec.learner, root, objective.differentiables)
     steps = spec.steps * spec.learner.num_iterations * spec.learner.num_minibatches
     scheduler = get_scheduler(spec.learner.lr_scheduler, optimizer, spec.learner.warmup_steps, steps)
-    preparer = Preparer(objective, root, references, accelerator, spec.learner.max_tokens_per_microbatch)
-    learner = Learner(
-        spec.learner, objective, root, preparer, accelerator, optimizer, scheduler, spec.rollout.max_completion_length
-    )
+    limits = Limits(spec.learner.max_tokens_per_microbatch, spec.rollout.max_completion_length)
+    preparer = Preparer(objective, root, references, accelerator, limits)
+    learner = Learner(spec.learner, objective, root, preparer, accelerator, optimizer, scheduler)
     return learner, preparer
 
 

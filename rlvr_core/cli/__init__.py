@@ -55,6 +55,9 @@ def main() -> None:
             for line in str(error).splitlines():
                 typer.echo(f"rlvr: {line}", err=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away: the system's own words say it best
+        typer.echo(f"rlvr: {error.filename or ''}: {error.strerror or error}; what was written before is kept", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("rlvr: stopped at once; what was written so far is kept", err=True)
         sys.exit(130)

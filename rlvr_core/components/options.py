@@ -40,13 +40,38 @@ class KlOptions(Options):
         "k3",
         "with r = log pi_ref - log pi: k1 = -r, k2 = r^2/2, k3 = exp(r) - r - 1 (Schulman 2020, Approximating KL divergence)",
     )
+    clamp: float | None = option(
+        None, "each token's estimate is bounded at +- this (verl: 10 for k3; OpenRLHF: 10 for all); null: no bound", gt=0.0
+    )
+
+
+class KlLossOptions(KlOptions):
+    """KL in the loss, with a gradient of its own."""
+
+    times_ratio: bool = option(
+        False,
+        "multiply by the ratio of the policy to the one that sampled, gradient included: corrects for its drift (TRL's default)",
+    )
+    straight_through: bool = option(
+        False, "keep the estimate's value but take k2's gradient, which is that of the divergence itself (verl's k1+, k3+)"
+    )
+
+    def inert(self) -> Mapping[str, str]:
+        return {"straight_through": "k2 has that gradient already"} if self.estimator == "k2" and self.clamp is None else {}
 
 
 class OverlongOptions(Options):
     """DAPO's soft penalty (Yu et al. 2025, eq. 13): 0 up to limit - buffer tokens, then linear down to -penalty at limit."""
 
-    limit: int = option(description="completion length in tokens at which the penalty is full", ge=1, symbol="L_max")
-    buffer: int = option(description="tokens before the limit over which it grows", ge=1, symbol="L_cache")
+    limit: int | None = option(
+        None,
+        "completion length in tokens at which the penalty is full; null: rollout.max_completion_length",
+        ge=1,
+        symbol="L_max",
+    )
+    buffer: int | None = option(
+        None, "tokens before the limit over which it grows; null: a fifth of the limit", ge=1, symbol="L_cache"
+    )
     penalty: float = option(1.0, "the full penalty", gt=0.0)
 
 
@@ -55,6 +80,9 @@ class ClippedOptions(Options):
 
     epsilon_low: float = option(0.2, "the ratio is clipped below at 1 - epsilon_low", ge=0.0, lt=1.0, symbol="epsilon")
     epsilon_high: float = option(0.2, "and above at 1 + epsilon_high", ge=0.0, symbol="epsilon_high")
+    log_ratio_clamp: float | None = option(
+        20.0, "log-ratios are clamped to +- this before exp, with gradient 0 beyond (verl, OpenRLHF: 20); null: not (TRL)", gt=0.0
+    )
     dual_clip: float | None = option(
         None,
         "for negative advantages the surrogate is bounded below at this times the advantage (Ye et al. 2020); null: no bound",

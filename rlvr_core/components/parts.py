@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlvr_core.components.maths import kl_estimate
+from rlvr_core.components.maths import MAX_LOG_RATIO, kl_estimate
 from rlvr_core.contracts import Correction, Loss, Needs, Regulariser, Sampler, Shaper
 from rlvr_core.records import Batch, MicroBatch, Rollout, Selection, Term
 
@@ -52,7 +52,7 @@ class KlReward(Shaper):
     def shape(self, batch: Batch) -> Tensor:
         reference = batch.references[self.options.to]["logprobs"]
         coef: float = self.options.coef
-        return -coef * kl_estimate(batch.logprobs, reference, self.options.estimator)
+        return -coef * kl_estimate(batch.logprobs, reference, self.options.estimator, self.options.clamp)
 
 
 class Overlong(Shaper):
@@ -60,10 +60,18 @@ class Overlong(Shaper):
 
     def shape(self, batch: Batch) -> Tensor:
         o = self.options
+        limit = o.limit or batch.max_completion_length
+        buffer = o.buffer or max(1, limit // 5)
         lengths = torch.tensor([len(r.completion_ids) for r in batch.rollouts], dtype=torch.float64)
         penalty: float = o.penalty
-        share: Tensor = (lengths - (o.limit - o.buffer)) / o.buffer
+        share: Tensor = (lengths - (limit - buffer)) / buffer
         return -penalty * share.clamp(0.0, 1.0)
+
+
+def policy_ratio(batch: MicroBatch, clamp: float | None) -> Tensor:
+    """[B,T]: pi / pi_old of each token, log-ratios clamped to +-clamp; 1 at padding."""
+    log_ratio = (batch["logprobs"] - batch.old_logprobs).where(batch.mask, 0.0)
+    return (log_ratio if clamp is None else log_ratio.clamp(-clamp, clamp)).exp()
 
 
 class ClippedLoss(Loss):
@@ -75,7 +83,7 @@ class ClippedLoss(Loss):
 
     def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
         o, advantage = self.options, batch.advantage
-        ratio = (batch["logprobs"] - batch.old_logprobs).exp()
+        ratio = policy_ratio(batch, o.log_ratio_clamp)
         clipped = ratio.clamp(1 - o.epsilon_low, 1 + o.epsilon_high)
         surrogate = torch.minimum(ratio * advantage, clipped * advantage)
         if o.dual_clip is not None:
@@ -92,7 +100,14 @@ class Kl(Regulariser):
         return Needs(policy=frozenset({"logprobs"}), reference=frozenset({"logprobs"}), to=self.options.to)
 
     def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
-        values = kl_estimate(batch["logprobs"], batch.references[self.options.to]["logprobs"], self.options.estimator)
+        o, logprobs = self.options, batch["logprobs"].where(batch.mask, 0.0)
+        reference = batch.references[o.to]["logprobs"]
+        values = kl_estimate(logprobs, reference, o.estimator, o.clamp)
+        if o.straight_through:
+            k2 = kl_estimate(logprobs, reference, "k2")
+            values = values.detach() + k2 - k2.detach()
+        if o.times_ratio:
+            values = values * policy_ratio(batch, MAX_LOG_RATIO)
         batch.log(f"kl/{self.options.to}", values)
         return {f"kl_{self.options.to}": Term(values, coef=self.options.coef)}
 

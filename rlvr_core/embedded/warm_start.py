@@ -1,85 +1,86 @@
-"""The embedded model: a small Qwen2 that has learned to add from demonstrations in which many steps are wrong.
+"""Supervised training of the embedded model: a small Qwen2 that knows how to add and errs when sampled.
 
-It knows how (its greedy answers are right) and writes well-formed chains, but sampled steps err as often as the demonstrations did.
-That noise is what reinforcement learning then removes.
+Its greedy answers are right, and it writes well-formed chains, but a sampled step errs as often as the demonstrated ones did. That
+noise is what reinforcement learning then removes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from rlvr_core.embedded.demonstrations import demonstration
 from rlvr_core.embedded.tokenizer import END
-from rlvr_core.tasks.arithmetic import Operands, chain_of, is_held_out, prompt_of
-from rlvr_core.tasks.options_arithmetic import RESERVED
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+"""Called after each training step with (steps done, steps in all)."""
+
+IGNORED = -100
+"""Label of tokens that are not learned: the prompt and the padding."""
+
+MOST_THREADS = 4
+"""More do not help a model this small."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything the embedded model follows from. A change of any value makes another model."""
 
-    steps: int = 400
-    batch_size: int = 128
-    learning_rate: float = 3e-3
-    warmup: int = 20
-    weight_decay: float = 0.01
     wrong: float = 0.35
-    """Probability that a demonstrated step is wrong."""
-    ramp: int = 300
+    """Share of demonstrated steps that are wrong, from step ``ramp`` on."""
+    ramp: int = 450
+    """Over so many steps that share rises from 0: the skill is found sooner where there is less noise."""
     slips: tuple[int, ...] = (-2, -1, 1, 2)
     """What a wrong step is off by."""
     operands: tuple[int, ...] = (3, 4)
-    """How many numbers a demonstration adds; each batch has one of these."""
-    hidden_size: int = 96
+    """How many numbers a demonstration adds. A batch holds one of these, so that its rows are about as long."""
+    steps: int = 650
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    warmup: int = 60
+    """Steps over which the learning rate rises; from there it falls to 0 along a cosine."""
+    weight_decay: float = 0.01
+    hidden_size: int = 128
     intermediate_size: int = 256
-    layers: int = 3
-    heads: int = 4
+    layers: int = 2
+    heads: int = 8
     seed: int = 0
 
-
-def demonstration(count: int, wrong: float, recipe: Recipe, draw: random.Random) -> tuple[str, str]:
-    """Prompt and completion over a tuple that no run holds out, with wrong steps."""
-    operands = _operands(count, draw)
-    running, sums = operands[0], []
-    for term in operands[1:]:
-        running += term
-        if draw.random() < wrong:
-            running += draw.choice([slip for slip in recipe.slips if running + slip >= 0])
-        sums.append(running)
-    return prompt_of(operands), chain_of(operands, sums)
+    def wrong_at(self, step: int) -> float:
+        """Share of steps that are wrong in the demonstrations of one training step."""
+        return self.wrong * min(1.0, step / max(1, self.ramp))
 
 
-def _operands(count: int, draw: random.Random) -> Operands:
-    while True:
-        operands = tuple(draw.randrange(10) for _ in range(count))
-        if not is_held_out(operands, RESERVED):
-            return operands
-
-
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of one operand count: ids [B,S] and labels [B,S], -100 on prompt and padding."""
-    draw = random.Random(recipe.seed)
-    for step in itertools.count():
-        count = draw.choice(recipe.operands)
-        wrong = recipe.wrong * min(1.0, step / recipe.ramp)
-        pairs = [demonstration(count, wrong, recipe, draw) for _ in range(recipe.batch_size)]
-        prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-        rows = tokenizer([prompt + completion + END for prompt, completion in pairs])["input_ids"]
-        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-100)
-        labels = ids.clone()
-        labels[:, : len(prompts[0])] = -100
-        yield ids.clamp(min=0), labels
+def warm_start(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Qwen2ForCausalLM:
+    """Train a fresh model. Global random state, thread count, default dtype and default device are left as they were."""
+    with _own_surroundings(recipe.seed):
+        model = fresh_model(recipe, tokenizer).train()
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        )
+        schedule = LambdaLR(optimizer, lambda step: rate(step, recipe))
+        for step, (ids, labels) in enumerate(itertools.islice(batches(recipe, tokenizer), recipe.steps)):
+            completion_loss(model, ids, labels).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if progress is not None:
+                progress(step + 1, recipe.steps)
+    model.eval()
+    return model
 
 
 def fresh_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
@@ -101,19 +102,54 @@ def fresh_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForC
     return Qwen2ForCausalLM(config)
 
 
-def warm_start(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Qwen2ForCausalLM:
-    """Supervised learning on demonstrations; the loss is over completion tokens."""
-    model = fresh_model(recipe, tokenizer).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=recipe.warmup / recipe.steps)
-    for step, (ids, labels) in zip(range(recipe.steps), batches(recipe, tokenizer), strict=False):
-        logits = model(input_ids=ids).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, recipe.steps)
-    return model.eval()
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of one operand count each: ids [B,S] and labels [B,S], padded on the right."""
+    draw = random.Random(recipe.seed)
+    for step in itertools.count():
+        count, wrong = draw.choice(recipe.operands), recipe.wrong_at(step)
+        pairs = [demonstration(count, wrong, recipe.slips, draw) for _ in range(recipe.batch_size)]
+        yield encoded(pairs, tokenizer)
+
+
+def encoded(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """Ids and labels of prompts, completions and end tokens."""
+    texts = tokenizer([prompt + completion + END for prompt, completion in pairs])["input_ids"]
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    labels = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=IGNORED)
+    ids = labels.clamp(min=0)
+    for row, prompt in enumerate(prompts):
+        labels[row, : len(prompt)] = IGNORED
+    return ids, labels
+
+
+def completion_loss(model: Qwen2ForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-probability of the completion tokens. Padding is on the right, so a causal model needs no mask."""
+    logits = model(input_ids=ids).logits
+    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """The learning rate of a step, as a share of its peak."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+
+
+@contextmanager
+def _own_surroundings(seed: int) -> Iterator[None]:
+    """A seeded CPU generator, a few threads, float32 on the CPU; all put back after."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        torch.set_num_threads(min(MOST_THREADS, _usable_cores()))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
+
+
+def _usable_cores() -> int:
+    """Cores this process may run on. Launchers give each rank one thread, but here the other ranks wait."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

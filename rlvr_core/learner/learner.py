@@ -68,7 +68,6 @@ class Learner:
         accelerator: Accelerator,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
-        max_completion_length: int,
     ) -> None:
         self.options = options
         self.objective = objective
@@ -78,7 +77,6 @@ class Learner:
         self.wrapped: nn.Module = accelerator.prepare_model(root)
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.max_completion_length = max_completion_length
         self.version = 0
         """Optimizer steps taken."""
         self.forwards = 0
@@ -120,7 +118,7 @@ class Learner:
             own.update(part.denominators(batch))
         groups = {batch.rollouts[row].key.group for row in rows if batch.chosen[row]}
         counts = count(batch.mask, batch.chosen, credit.row_weight, torch.tensor(list(rows)), len(groups), drawn, own)
-        return Denominators(counts, self.objective.loss_agg_mode, self.max_completion_length)
+        return Denominators(counts, self.objective.loss_agg_mode, batch.max_completion_length)
 
     def _accumulate(
         self,

@@ -21,6 +21,14 @@ from rlvr_core.records import Batch, Group, Rollout
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Padded tokens of a micro-batch, and tokens of a completion, at most."""
+
+    tokens_per_microbatch: int
+    completion_length: int
+
+
+@dataclass(frozen=True)
 class ReferenceModel:
     """A reference's model and its head."""
 
@@ -29,7 +37,7 @@ class ReferenceModel:
     moves: bool
 
 
-def blank_batch(kept: Sequence[Rollout], dropped: Sequence[Rollout]) -> Batch:
+def blank_batch(kept: Sequence[Rollout], dropped: Sequence[Rollout], max_completion_length: int) -> Batch:
     """A batch with what rollouts bring along themselves. T is the longest completion."""
     rollouts = (*kept, *dropped)
     width = max(len(r.completion_ids) for r in rollouts)
@@ -41,7 +49,17 @@ def blank_batch(kept: Sequence[Rollout], dropped: Sequence[Rollout]) -> Batch:
         logprobs[row, :length] = torch.tensor(rollout.logprobs, dtype=torch.float64)
     chosen = torch.arange(len(rollouts)) < len(kept)
     rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
-    batch = Batch(rollouts, chosen, mask, rewards, None, logprobs, logprobs.where(mask, 0.0), ())
+    batch = Batch(
+        rollouts,
+        chosen,
+        mask,
+        rewards,
+        None,
+        logprobs,
+        logprobs.where(mask, 0.0),
+        (),
+        max_completion_length,
+    )
     return with_groups(batch)
 
 
@@ -66,19 +84,19 @@ class Preparer:
     """Runs the prepare stage on all ranks; every rank ends with the same batch."""
 
     def __init__(
-        self, objective: Objective, root: Root, references: Mapping[str, ReferenceModel], accelerator: Accelerator, budget: int
+        self, objective: Objective, root: Root, references: Mapping[str, ReferenceModel], accelerator: Accelerator, limits: Limits
     ) -> None:
         self.objective = objective
         self.root = root
         self.references = references
         self.accelerator = accelerator
-        self.budget = budget
+        self.limits = limits
         self.learn_references = objective.reference_quantities(objective.learn_needs())
         self.forwards = 0
 
     def prepare(self, kept: Sequence[Rollout], dropped: Sequence[Rollout], version: int) -> Batch:
         """Log-probs where the sampled ones are not the policy's own, provided quantities, references' log-probs; then shapers."""
-        batch = blank_batch(kept, dropped)
+        batch = blank_batch(kept, dropped, self.limits.completion_length)
         stale = [not (r.exact and r.policy_version == version) for r in batch.rollouts]
         policy = self.objective.prepare_quantities() | (frozenset({"logprobs"}) if any(stale) else frozenset())
         early = self._early_references()
@@ -98,7 +116,7 @@ class Preparer:
     @torch.no_grad()
     def _compute(self, batch: Batch, policy: frozenset[str], early: Mapping[str, frozenset[str]], stale: Tensor) -> Batch:
         lengths = [r.tokens for r in batch.rollouts]
-        dealt = deal(lengths, self.accelerator.num_processes, self.budget)[self.accelerator.process_index]
+        dealt = deal(lengths, self.accelerator.num_processes, self.limits.tokens_per_microbatch)[self.accelerator.process_index]
         shortest = min(range(len(lengths)), key=lengths.__getitem__)
         results: list[tuple[list[int], dict[str, Tensor]]] = []
         for rows in dealt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -124,7 +123,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     Ids beyond the vocabulary can never be sampled and are left out. Raises ModelError where none remains.
     """
     configured = _ids(getattr(model.generation_config, "eos_token_id", None)) or _ids(getattr(model.config, "eos_token_id", None))
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     found = dict.fromkeys([*configured, *_ids(tokenizer.eos_token_id)])
     ids = tuple(token for token in found if 0 <= token < vocabulary)
     if not ids:
@@ -195,7 +194,7 @@ class _Place:
 
     def __init__(self, given: str, name: str, offline: bool) -> None:
         self.given, self.name, self.offline = given, name, offline
-        self.is_folder = os.path.isdir(name)
+        self.is_folder = Path(name).is_dir()
 
     def refuse_pickles(self) -> None:
         """A local folder must hold safetensors. (A hub repository without them fails later, in ``explain``.)"""
@@ -207,8 +206,9 @@ class _Place:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         if pickles:
             raise ModelError(
-                f"{self.given}: holds its weights as {pickles[0]} (a pickle, which may run code when read), not as safetensors; convert it once: "
-                f'python -c "from transformers import AutoModelForCausalLM as A; A.from_pretrained({self.given!r}).save_pretrained({self.given!r})"'
+                f"{self.given}: holds its weights as {pickles[0]} (a pickle, which may run code when read), not as safetensors; "
+                'convert it once: python -c "from transformers import AutoModelForCausalLM as A; '
+                f'A.from_pretrained({self.given!r}).save_pretrained({self.given!r})"'
             )
         raise ModelError(f"{self.given}: has a config.json but no weights; put the model's *.safetensors there")
 
@@ -235,14 +235,16 @@ class _Place:
 
 def _resolve(given: str) -> _Place:
     """Folder or hub name. Raises ModelError for what can only be a folder and is none."""
+    if not given:
+        raise ModelError("model.name is empty; name a model folder, or a hub name such as owner/model")
     path = Path(given).expanduser()
     if path.is_dir():
         return _Place(given, str(path), offline=False)
     if path.exists():
         raise ModelError(f"{given}: is a file; name the folder that holds config.json and *.safetensors")
-    if looks_local(given) or not given:
+    if looks_local(given):
         raise ModelError(
-            f"{given or 'model'}: no such folder (looked in {Path.cwd()}); name a model folder, or a hub name such as owner/model"
+            f"{given}: no such folder (looked in {Path.cwd()}); name a model folder, or a hub name such as owner/model"
         )
     return _Place(given, given, offline=not hub_in_reach())
 
@@ -259,8 +261,8 @@ def _refuse_missing(name: str, missing: Any) -> None:
     if missing:
         first = ", ".join(sorted(missing)[:3])
         raise ModelError(
-            f"{name}: {len(missing)} weights of the model are not in its files ({first}{' ...' if len(missing) > 3 else ''}) and would be random; "
-            "name a complete causal language model"
+            f"{name}: {len(missing)} weights of the model are not in its files ({first}{' ...' if len(missing) > 3 else ''}) "
+            "and would be random; name a complete causal language model"
         )
 
 
@@ -289,7 +291,7 @@ def _tokenizer_file(place: _Place) -> Path | None:
     if place.is_folder:
         file = Path(place.name) / "tokenizer.json"
         return file if file.exists() else None
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(place.name, "tokenizer.json", local_files_only=place.offline, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

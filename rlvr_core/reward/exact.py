@@ -40,12 +40,10 @@ class ExactReward(Reward):
     def _answer(self, completion: str) -> str | None:
         if self._pattern is None:
             return completion
-        last = None
-        for last in self._pattern.finditer(completion):
-            pass
-        if last is None:
+        matches = list(self._pattern.finditer(completion))
+        if not matches:
             return None
-        found: str | None = last[1] if self._pattern.groups else last[0]
+        found: str | None = matches[-1][1 if self._pattern.groups else 0]
         return found
 
     def _form(self, text: str) -> str:

@@ -41,11 +41,9 @@ def extract(completion: str, require_box: bool = False) -> Extraction:
     marks = _MARK.findall(completion)
     if marks:
         return _checked(marks[-1], "", "nothing follows the ####")
-    statement = None
-    for statement in _STATEMENT.finditer(completion):
-        pass
-    if statement is not None:
-        return _checked(_first_sentence(completion[statement.end() :]), "", "no answer follows 'answer is'")
+    statements = [match.end() for match in _STATEMENT.finditer(completion)]
+    if statements:
+        return _checked(_first_sentence(completion[statements[-1] :]), "", "no answer follows 'answer is'")
     return Extraction(None, r"no \boxed{}, no #### and no 'answer is'")
 
 
@@ -74,11 +72,9 @@ def boxed(gold: str) -> str:
 def check_golds(examples: Iterable[Example], reward: Reward) -> list[tuple[str, str, str]]:
     """Score every gold, stated as a completion would, against itself: (id, gold, reason) of each that does not get the value 1.
 
-    A reward says how a completion states a gold in a method ``as_completion(gold) -> str | None``; where it has none, or gives None,
-    the gold cannot be checked and is passed over.
+    Golds of which the reward cannot say how a completion states them (``as_completion`` gives None) are passed over.
     """
-    as_completion = getattr(reward, "as_completion", lambda gold: None)
-    stated = [(example, text) for example in examples if (text := as_completion(example.gold)) is not None]
+    stated = [(example, text) for example in examples if (text := reward.as_completion(example.gold)) is not None]
     items = [RewardItem("", text, example.gold, example.columns) for example, text in stated]
     outcomes = reward.score(items)
     if len(outcomes) != len(items):

@@ -188,13 +188,14 @@ def _signed(match: re.Match[str], value: Fraction) -> Fraction:
 
 # ----------------------------------------------------------------------------------------------- units and names on one side
 
-_UNITS = frozenset(
+_UNIT_NAMES = (
     "dollar dollars usd cent cents euro euros pound pounds rupee rupees yen mm cm dm km inch inches foot feet ft yard yards mile miles "
     "meter meters metre metres centimeter centimeters kilometer kilometers millimeter millimeters mg kg gram grams kilogram kilograms "
     "ounce ounces oz lb lbs ton tons tonne tonnes liter liters litre litres ml gallon gallons quart quarts pint pints cup cups "
     "second seconds sec minute minutes min hour hours hr hrs day days week weeks month months year years degree degrees mph kmh kph "
-    "unit units square cubic per people students apples".split()
+    "unit units square cubic per people students apples"
 )
+_UNITS = frozenset(_UNIT_NAMES.split())
 _UNIT_TAIL = re.compile(
     r"(?P<sign>[€£¥]?)(?P<number>[-+0-9.,/]+|[-+]?[0-9]*\\frac\{[0-9]+\}\{[0-9]+\}) ?(?P<unit>[A-Za-z/ ]*(?:\^\{?[23]\}?)?)"
 )
@@ -229,11 +230,13 @@ def _without_name(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- what sympy must not get
 
-_FUNCTIONS = "arcsin arccos arctan sin cos tan cot sec csc sinh cosh tanh log ln lg exp sqrt pi infty gcd lcm max min".split()
+_FUNCTION_NAMES = "arcsin arccos arctan sin cos tan cot sec csc sinh cosh tanh log ln lg exp sqrt pi infty gcd lcm max min"
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
-_COMMON = frozenset(
-    "and or not if is no yes for int let all any the of to in by so we it be as at an on def mod div true false none nan inf".split()
+_COMMON_WORDS = (
+    "and or not if is no yes for int let all any the of to in by so we it be as at an on def mod div true false none nan inf"
 )
+_COMMON = frozenset(_COMMON_WORDS.split())
 _TEXT_ONLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|frac\{d\})(?![a-zA-Z])")
 _LONE_INFINITY = re.compile(
     r"(?<=[\[(])[-+]?\\infty(?=,)|(?<=,)[-+]?\\infty(?=[\])])|^[-+]?\\infty$|(?<=[<>])[-+]?\\infty$|^[-+]?\\infty(?=[<>])"
@@ -286,12 +289,9 @@ def _refuse_shape(text: str) -> str:
 def _depth(text: str) -> int | None:
     """Deepest nesting of braces and round brackets; None where braces do not match. (Intervals leave brackets open.)"""
     braces = depth = deepest = 0
-    for token in re.findall(r"\\.|[{}()\[\]]", text):
-        if token in "{([":
-            depth += 1
-        elif token in "})]":
-            depth -= 1
-        braces += {"{": 1, "}": -1}.get(token, 0)
+    for mark in re.findall(r"\\.|[{}()\[\]]", text):
+        depth += {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}.get(mark, 0)
+        braces += {"{": 1, "}": -1}.get(mark, 0)
         if braces < 0:
             return None
         deepest = max(deepest, depth)
@@ -424,7 +424,7 @@ def _mixes_cases(text: str) -> bool:
 
 def _names(text: str) -> set[str]:
     """Letters that stand for something: neither a command's nor a function's."""
-    bare = re.sub(rf"\\[A-Za-z]+|(?<![A-Za-z])(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])", " ", text)
+    bare = re.sub(rf"\\[A-Za-z]+|(?<![A-Za-z])(?:{_FUNCTION_NAMES.replace(' ', '|')})(?![A-Za-z])", " ", text)
     return set(re.findall("[A-Za-z]", bare))
 
 
@@ -436,7 +436,7 @@ def _connectives(text: str) -> str:
 def _for_sympy(text: str) -> str:
     """Decimals as fractions, so that every comparison is exact; functions with their backslash."""
     text = re.sub(r"(?<![A-Za-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1}", _connectives(text))
-    text = re.sub(rf"(?<![A-Za-z\\])({'|'.join(_FUNCTIONS)})(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(rf"(?<![A-Za-z\\])({_FUNCTION_NAMES.replace(' ', '|')})(?![A-Za-z])", r"\\\1 ", text)
 
     def exact(match: re.Match[str]) -> str:
         return rf"{{(\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}})}}"

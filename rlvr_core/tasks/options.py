@@ -58,7 +58,10 @@ class JsonlOptions(RowOptions):
 class HubOptions(RowOptions):
     """A data set of the Hugging Face hub, or a local folder laid out like one, through ``datasets.load_dataset``."""
 
-    path: str = option(description="hub name, or a folder with data files (parquet, json, csv) and perhaps a README.md that configures them", min_length=1)  # fmt: skip
+    path: str = option(
+        description="hub name, or a folder with data files (parquet, json, csv) and perhaps a README.md that configures them",
+        min_length=1,
+    )
     config: str | None = option(None, "configuration (subset) of the data set; null: its default")
     split: str = option("train", "split with the training rows; slices such as train[:1000] work", min_length=1)
     eval_split: str | None = option(

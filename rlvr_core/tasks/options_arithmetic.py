@@ -15,14 +15,14 @@ RESERVED = 0.25
 class ArithmeticOptions(Options):
     """Sums of one-digit numbers, worked out in a written chain of steps."""
 
-    min_operands: int = option(3, "Numbers to add in the shortest problems; one less is the number of steps.", ge=2, le=12)
-    max_operands: int = option(4, "Numbers to add in the longest problems. Every count between occurs equally often.", ge=2, le=12)
-    train_problems: int = option(20_000, "Training problems. Drawn at random, so operands come up more than once.", ge=1)
-    eval_problems: int = option(512, "Held-out problems, all different; 0 for none.", ge=0)
+    min_operands: int = option(3, "numbers to add in the shortest problems; the chain has one step less", ge=2, le=12)
+    max_operands: int = option(4, "numbers to add in the longest problems; every count between occurs equally often", ge=2, le=12)
+    train_problems: int = option(20_000, "training problems; drawn at random, so the same operands come up more than once", ge=1)
+    eval_problems: int = option(512, "held-out problems, all different; 0: none", ge=0)
     held_out: float = option(
         RESERVED,
-        "Share of all operand tuples that never occur in training, picked by a hash of the operands. "
-        f"At most {RESERVED}: the embedded model was warm-started on the others.",
+        "share of all operand tuples that never occur in training, picked by a hash of the operands; "
+        f"at most {RESERVED}, because the embedded model was warm-started on the others",
         gt=0,
         le=RESERVED,
     )

@@ -137,7 +137,8 @@ def fitting(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, opt
         names = ", ".join(dropped[:SHOWN]) + (" ..." if len(dropped) > SHOWN else "")
         way_out = "raise it" if not kept else "raise it, or set prompt.too_long: drop"
         raise DataError(
-            f"{len(dropped)} of {len(dropped) + len(kept)} prompts have more tokens than prompt.max_length ({options.max_length}): {names}; {way_out}"
+            f"{len(dropped)} of {len(dropped) + len(kept)} prompts have more tokens than prompt.max_length ({options.max_length}): "
+            f"{names}; {way_out}"
         )
     return kept
 
@@ -157,7 +158,8 @@ def _fill(template: str, example: Example, options: PromptOptions) -> str:
 def _value(name: str, values: Mapping[str, Any], example: Example) -> str:
     if name not in values:
         raise SpecError(
-            f"prompt.template: {{{name}}} names no column of '{example.id}'; {nearest(name, values)} (for braces as such, write {{{{{name}}}}})"
+            f"prompt.template: {{{name}}} names no column of '{example.id}'; {nearest(name, values)} "
+            f"(for braces as such, write {{{{{name}}}}})"
         )
     value = values[name]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -188,7 +190,8 @@ def _refuse_without_chat(example: Example, options: PromptOptions, chat: bool, t
     reason = "prompt.chat is off" if options.chat == "off" else f"the tokenizer{_of(tokenizer)} has no chat template"
     if not isinstance(example.prompt, str):
         raise SpecError(
-            f"the prompt of '{example.id}' is a list of messages, which needs a chat template, but {reason}; use a chat model or text prompts"
+            f"the prompt of '{example.id}' is a list of messages, which needs a chat template, but {reason}; "
+            "use a chat model or text prompts"
         )
     if options.system is not None and not options.system_in_template:
         raise SpecError(

@@ -125,8 +125,8 @@ def to_example(row: Any, options: RowOptions, default_id: str) -> Example:
 def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
     """(training, held out): a problem is held out where the hash of its prompt falls below ``fraction``.
 
-    Stable under adding, removing and reordering rows. At least one problem is held out where there are two different ones,
-    and the fraction is not 0.
+    Stable under adding, removing and reordering rows, with one exception: where that would hold out nothing at all, the problem
+    with the lowest hash is held out (not where it is the only one).
     """
     shares = [content_share(example) for example in examples]
     bound = fraction
@@ -180,7 +180,7 @@ def _gold(value: Any, options: RowOptions) -> str:
     text = _text(_number_as_text(value, options.answer), options.answer)
     if options.answer_after is None:
         return text
-    before, mark, after = text.rpartition(options.answer_after)
+    _, mark, after = text.rpartition(options.answer_after)
     if not mark:
         raise _BadRow(f"column '{options.answer}' does not hold the mark '{options.answer_after}'")
     if not after.strip():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlvr_core.components.maths import at_last_action, whitened
 from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
 from rlvr_core.records import Batch, Credit, MicroBatch, Term
 
@@ -29,13 +30,6 @@ def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: 
     return advantage
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and variance 1 (ddof 1) over True positions; 0 elsewhere. Fewer than two values are only centred."""
-    kept = values[mask]
-    spread = (kept.var(unbiased=True) + 1e-8).rsqrt() if kept.numel() > 1 else 1.0
-    return ((values - kept.mean()) * spread).where(mask, 0.0)
-
-
 class Gae(CreditAssigner):
     """Advantages from a critic's values; the sequence's reward falls on its last action token."""
 
@@ -45,9 +39,7 @@ class Gae(CreditAssigner):
     def credit(self, batch: Batch) -> Credit:
         mask = batch.mask & batch.chosen[:, None]
         values = batch.provided["values"].where(mask, 0.0)
-        rewards = torch.zeros_like(values) if batch.token_rewards is None else batch.token_rewards.clone()
-        last = mask.long().cumsum(-1).argmax(-1)
-        rewards[torch.arange(len(rewards)), last] += batch.rewards
+        rewards = at_last_action(batch.rewards, mask) + (0.0 if batch.token_rewards is None else batch.token_rewards)
         advantage = generalised_advantage(rewards, values, mask, self.options.gamma, self.options.lam)
         returns = advantage + values
         residual, spread = (returns - values)[mask].var(unbiased=False), returns[mask].var(unbiased=False)
