@@ -33,7 +33,15 @@ FIRST_PARTY: Mapping[str, tuple[str, Mapping[str, list[str]]]] = {
             "regulariser": ["similarity"],
         },
     ),
-    "rlvr-grpo": ("plugins/grpo", {"objective": ["grpo"], "credit": ["group_relative"]}),
+    "rlvr-grpo": (
+        "plugins/grpo",
+        {
+            "objective": ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "rloo", "reinforce_pp"],
+            "sampler": ["dynamic"],
+            "credit": ["group_relative", "leave_one_out", "reinforce_pp"],
+            "loss": ["gspo", "cispo", "sapo"],
+        },
+    ),
     "rlvr-ppo": ("plugins/ppo", {"objective": ["ppo"], "credit": ["gae"], "regulariser": ["value"]}),
 }
 """What our own optional distributions hold, so that a bare core can say which to install: folder in a checkout, kind -> names."""

@@ -221,6 +221,12 @@ def test_the_held_out_share_is_about_the_fraction() -> None:
     assert len(split(rows, 0.1)[1]) == pytest.approx(400, abs=80)
 
 
+def test_the_only_problem_there_is_is_not_held_out_for_want_of_another() -> None:
+    rows = [Example("x", "a", "1"), Example("y", "a", "1")]
+    assert content_share(rows[0]) > 0.01
+    assert split(rows, 0.01) == (rows, [])
+
+
 def test_holding_out_every_row_is_an_error(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"problem": "a", "answer": "1"}])
     share = content_share(Example("x", "a", "1"))
@@ -361,7 +367,7 @@ def test_hub_names_have_one_slash_at_most(name: str, local: bool) -> None:
 CHAT = (
     "{% if not messages %}{{ raise_exception('empty') }}{% endif %}<s>{% for m in messages %}"
     "{% if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('no such role') }}{% endif %}"
-    "[{{ m.role }}]{{ m.content }}{% if m.role != 'assistant' or not loop.last %}<e>{% endif %}{% endfor %}"
+    "[{{ m.role }}]{{ m.content }}<e>{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 

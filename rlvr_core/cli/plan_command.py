@@ -172,7 +172,7 @@ def average_rows(resolved: Resolved, objective: Objective) -> list[tuple[str, ..
     from rlvr_core.planning import averages
 
     length = resolved.spec.rollout.max_completion_length
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for term in averages(objective):
         over = over_words(term, objective.loss_agg_mode, length)
         rows.append(

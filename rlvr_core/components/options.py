@@ -20,15 +20,14 @@ class CorrectionOptions(Options):
     level: Literal["token", "sequence"] = option(
         "token", "one ratio a token, or the product of a sequence's ratios for all its tokens"
     )
-    clip: float = option(
-        2.0, "upper bound of the ratio: larger ones are set to it (truncated) or to 0 (masked)", gt=0.0, symbol="C"
-    )
+    clip: float = option(2.0, "upper bound of the ratio", gt=0.0, symbol="C")
+    clip_low: float = option(0.0, "lower bound of the ratio", ge=0.0)
 
 
 class MaskedOptions(CorrectionOptions):
-    """Ratios outside [clip_low, clip] become 0."""
+    """Ratios outside [clip_low, clip] become 0, bounds included in what is kept."""
 
-    clip_low: float = option(0.5, "lower bound of the ratio; smaller ones are set to 0", ge=0.0)
+    clip_low: float = option(0.5, "lower bound of the ratio", ge=0.0)
 
 
 class KlOptions(Options):

@@ -28,10 +28,10 @@ def _ratio(logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor, level: str
 
 
 class TruncatedCorrection(Correction):
-    """min(ratio, clip): truncated importance sampling (Ionides 2008)."""
+    """The ratio, held inside [clip_low, clip]: truncated importance sampling (Ionides 2008)."""
 
     def importance(self, logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor) -> Tensor:
-        return _ratio(logprobs, sampling_logprobs, mask, self.options.level).clamp(max=self.options.clip)
+        return _ratio(logprobs, sampling_logprobs, mask, self.options.level).clamp(self.options.clip_low, self.options.clip)
 
 
 class MaskedCorrection(Correction):

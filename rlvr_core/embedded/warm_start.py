@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,7 +65,8 @@ class Recipe:
 def warm_start(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Qwen2ForCausalLM:
     """Train a fresh model. Global random state, thread count, default dtype and default device are left as they were."""
     with _own_surroundings(recipe.seed):
-        model = fresh_model(recipe, tokenizer).train()
+        model = fresh_model(recipe, tokenizer)
+        model.train()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
         )
@@ -141,15 +141,10 @@ def _own_surroundings(seed: int) -> Iterator[None]:
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(min(MOST_THREADS, _usable_cores()))
+        torch.set_num_threads(min(MOST_THREADS, threads))
         torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_default_dtype(dtype)
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on. Launchers give each rank one thread, but here the other ranks wait."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

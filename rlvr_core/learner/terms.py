@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlvr_core.contracts import Differentiable
 from rlvr_core.errors import ContractError
 from rlvr_core.records import MicroBatch, Scope, Term
 
@@ -54,13 +55,24 @@ def count(
     for scope in SCOPES:
         counted = rows if scope == "all" else rows[chosen[rows]]
         counts[("tokens", scope)] = float(lengths[counted].sum())
-        counts[("sequences", scope)] = float(len(counted))
+        counts[("sequences", scope)] = float((lengths[counted] > 0).sum())
         counts[("weight", scope)] = float(weight[counted].double().sum())
         counts[("prompts", scope)] = float(prompts)
         counts[("batch", scope)] = batch
         for name, values in own.items():
             counts[(name, scope)] = float(values[counted].double().sum())
     return counts
+
+
+def all_terms(parts: Mapping[str, Differentiable], batch: MicroBatch) -> dict[str, Term]:
+    """Every term of every part. Raises ContractError where two have one name."""
+    terms: dict[str, Term] = {}
+    for label, part in parts.items():
+        for name, term in part.terms(batch).items():
+            if name in terms:
+                raise ContractError(f"{label}: a term named '{name}' is there already")
+            terms[name] = term
+    return terms
 
 
 def reduce(name: str, term: Term, batch: MicroBatch, present: Tensor, denominators: Denominators) -> Tensor:

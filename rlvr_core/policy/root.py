@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlvr_core.contracts import Differentiable
-from rlvr_core.errors import ContractError
+from rlvr_core.learner.terms import all_terms
 from rlvr_core.policy.forward import POLICY_QUANTITIES, Head, Rows, completion_quantities
 from rlvr_core.records import MicroBatch, Term
 
@@ -70,13 +70,7 @@ class Root(nn.Module):
         self.policy.train(self.policy.is_activation_checkpointing)
         batch.quantities = self._quantities(rows, batch, wanted)
         self.policy.eval()
-        terms: dict[str, Term] = {}
-        for label, part in self.differentiables.items():
-            for name, term in part.terms(batch).items():
-                if name in terms:
-                    raise ContractError(f"{label}: a term named '{name}' is there already")
-                terms[name] = term
-        return terms
+        return all_terms(self.differentiables, batch)
 
     def _quantities(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Named quantities of the policy, those of providers included."""

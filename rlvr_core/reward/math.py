@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from itertools import pairwise
 from math import comb, prod
 from typing import Any, NamedTuple
 
@@ -120,7 +119,6 @@ _FONT = re.compile(
 )
 _SPACE = re.compile(r"\s+")
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
-_CHOICE = re.compile(r"\(([A-Z])\)")
 
 
 def normal_form(text: str) -> str:
@@ -129,9 +127,7 @@ def normal_form(text: str) -> str:
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _without_fonts(text)
-    text = _LOOSE_SPACE.sub("", _SPACE.sub(" ", text)).strip().removesuffix(".").strip()
-    choice = _CHOICE.fullmatch(text)
-    return choice[1] if choice else text
+    return _LOOSE_SPACE.sub("", _SPACE.sub(" ", text)).strip().removesuffix(".").strip()
 
 
 def _without_fonts(text: str) -> str:
@@ -391,13 +387,10 @@ def _exponent(text: str, start: int) -> str:
 
 
 def _refuse_factorials(text: str) -> str:
-    places = [match.start() for match in re.finditer("!", text)]
-    if any(b - a == 1 for a, b in pairwise(places)):
-        return "holds repeated factorials"
-    for place in places:
-        operand = _FACTORIAL_OPERAND.search(text[:place])
+    for match in re.finditer("!", text):
+        operand = _FACTORIAL_OPERAND.search(text[: match.start()])
         if operand is None or (operand["number"] and int(operand["number"]) > MAX_FACTORIAL):
-            return "holds a huge factorial"
+            return "holds a factorial of more than a small number or a letter"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -74,15 +75,14 @@ class BoundedIsLoss(Loss):
 
 
 class Predictor(nn.Module):
-    """[Linear, LayerNorm, ReLU] x (layers - 1), Linear: Xavier weights, zero biases."""
+    """[Linear, LayerNorm, ReLU] for each hidden layer, then Linear, through these sizes: Xavier weights, zero biases."""
 
-    def __init__(self, size: int, hidden: int, layers: int) -> None:
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
         stack: list[nn.Module] = []
-        for layer in range(layers - 1):
-            stack += [nn.Linear(size if layer == 0 else hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()]
-        stack.append(nn.Linear(size if layers == 1 else hidden, size))
-        self.net = nn.Sequential(*stack)
+        for inside, outside in itertools.pairwise(sizes[:-1]):
+            stack += [nn.Linear(inside, outside), nn.LayerNorm(outside), nn.ReLU()]
+        self.net = nn.Sequential(*stack, nn.Linear(sizes[-2], sizes[-1]))
         for module in self.net:
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -104,20 +104,29 @@ class Similarity(Regulariser):
         return Needs(policy=frozenset({"hidden"}), reference=frozenset({"hidden"}), to=self.options.to)
 
     def build(self, policy: PreTrainedModel, dims: ModelDims) -> nn.Module:
-        self.predictor = Predictor(dims.hidden_size, self.options.predictor_hidden, self.options.predictor_layers)
-        return self.predictor
+        hidden = [self.options.predictor_hidden] * (self.options.predictor_layers - 1)
+        return self.predictor_of(Predictor(dims.hidden_size, *hidden, dims.hidden_size))
+
+    def module_like(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A predictor with the sizes of these weights."""
+        matrices = [weight for weight in weights.values() if weight.dim() == 2]
+        return Predictor(matrices[0].shape[1], *(weight.shape[0] for weight in matrices))
+
+    def predictor_of(self, module: nn.Module) -> nn.Module:
+        """Use this predictor h; the identity where features are predicted already."""
+        self.predictor = module
+        return module
 
     def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
-        predicted = self.predictor(pooled(batch["hidden"], batch.mask, self.predictor_dtype()))
+        hidden = batch["hidden"]
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        predicted = self.predictor(pooled(hidden, batch.mask, dtype))
         target = pooled(batch.references[self.options.to]["hidden"], batch.mask, predicted.dtype)
         if self.options.noise and batch.normal is not None:
             target = target + batch.normal("similarity", target.shape[-1], self.options.noise)
         cosine = F.cosine_similarity(predicted, target, dim=-1)
         batch.log("popo/cosine", cosine)
         return {"similarity": Term(-batch.row_weight * cosine, over="weight", coef=self.options.coef)}
-
-    def predictor_dtype(self) -> torch.dtype:
-        return next(self.predictor.parameters()).dtype
 
 
 def pooled(hidden: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rlvr_core.options import Options, option
 
 
@@ -10,6 +12,10 @@ class GaeOptions(Options):
 
     gamma: float = option(1.0, "discount from one action token to the next", ge=0.0, le=1.0, symbol="gamma")
     lam: float = option(1.0, "bias against variance: 0 one step, 1 Monte Carlo", ge=0.0, le=1.0, symbol="lambda")
+    interior: Literal["skip", "count"] = option(
+        "skip",
+        "tokens between actions that the policy did not choose: passed over (verl), or steps with reward and value 0 (OpenRLHF)",
+    )
     whiten: bool = option(True, "scale advantages to mean 0 and variance 1 over all action tokens of the batch")
 
 

@@ -13,21 +13,21 @@ from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
 from rlvr_core.records import Batch, Credit, MicroBatch, Term
 
 
-def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """[B,T] x 3 -> [B,T] advantages; positions that are no actions are skipped, as if the sequence closed over them.
+def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float, skip: bool = True) -> Tensor:
+    """[B,T] x 3 -> [B,T] advantages, 0 where no action is.
 
-    delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1}. Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
+    delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1}. Positions between actions are passed over (``skip``), or
+    count as steps with reward and value 0. Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
     """
+    rewards, values = rewards.where(mask, 0.0), values.where(mask, 0.0)
     advantage = torch.zeros_like(values)
-    next_value = torch.zeros_like(values[:, 0])
-    running = torch.zeros_like(values[:, 0])
+    next_value, running = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
     for t in range(values.shape[1] - 1, -1, -1):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        here = delta + gamma * lam * running
-        running = torch.where(mask[:, t], here, running)
-        next_value = torch.where(mask[:, t], values[:, t], next_value)
-        advantage[:, t] = torch.where(mask[:, t], here, 0.0)
-    return advantage
+        here = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * running
+        counts = mask[:, t] if skip else torch.ones_like(mask[:, t])
+        running, next_value = torch.where(counts, here, running), torch.where(counts, values[:, t], next_value)
+        advantage[:, t] = here
+    return advantage.where(mask, 0.0)
 
 
 class Gae(CreditAssigner):
@@ -40,7 +40,8 @@ class Gae(CreditAssigner):
         mask = batch.mask & batch.chosen[:, None]
         values = batch.provided["values"].where(mask, 0.0)
         rewards = at_last_action(batch.rewards, mask) + (0.0 if batch.token_rewards is None else batch.token_rewards)
-        advantage = generalised_advantage(rewards, values, mask, self.options.gamma, self.options.lam)
+        o = self.options
+        advantage = generalised_advantage(rewards, values, mask, o.gamma, o.lam, o.interior == "skip")
         returns = advantage + values
         residual, spread = (returns - values)[mask].var(unbiased=False), returns[mask].var(unbiased=False)
         metrics = {"ppo/explained_variance": float(1 - residual / spread)} if spread > 0 else {}

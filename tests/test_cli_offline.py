@@ -1,0 +1,565 @@
+"""Commands that need no model: ``plugins``, ``schema`` and ``plan``. The first two never import torch; the last loads no weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel, Qwen2Config
+from typer.testing import CliRunner
+
+from rlvr_core import planning
+from rlvr_core.cli import app
+from rlvr_core.cli.plugins_command import default_words, table_lines, type_words
+from rlvr_core.errors import CapacityError, ModelError, UnknownComponent
+from rlvr_core.objective import build_objective
+from rlvr_core.plugins import catalogue
+from rlvr_core.spec.model import ModelSection
+from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.source import apply_assignments, from_mapping, parse_yaml
+from rlvr_core.testing import tiny_policy
+
+HEAVY = ("accelerate", "datasets", "numpy", "tokenizers", "torch", "transformers")
+PROGRAM = """
+import sys
+from rlvr_core.cli import main
+sys.argv = ["rlvr", *sys.argv[1:]]
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+sys.stdout.flush()
+print("imported:", *(name for name in {heavy} if name in sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own; the last line of stderr says which heavy packages it imported."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def said(*arguments: str) -> str:
+    """What a command prints, in this process. Raises what the command raises."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+class TestLight:
+    """What only looks at what is installed is quick because nothing heavy is imported."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["plugins"],
+            ["plugins", "show", "popo"],
+            ["plugins", "show", "bounded_is"],
+            ["schema"],
+            ["--version"],
+            ["--help"],
+            ["plan", "--help"],
+        ],
+        ids=" ".join,
+    )
+    def test_a_command_prints_and_imports_nothing_heavy(self, arguments: list[str]) -> None:
+        done = rlvr(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert done.stderr.splitlines()[-1].split() == ["imported:"]
+
+    @pytest.mark.parametrize("command", ["run", "plan"])
+    def test_a_mistake_in_a_spec_is_told_before_anything_heavy_is_imported(self, command: str) -> None:
+        done = rlvr(command, "--set", "stpes=3", "--set", "objective.sampler.treshold=1")
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert [line.split(": ")[:3] for line in done.stderr.splitlines()[:-1]] == [
+            ["rlvr", "--set stpes=3", "stpes"],
+            ["rlvr", "--set objective.sampler.treshold=1", "objective.sampler.treshold"],
+        ]
+        assert done.stderr.splitlines()[-1].split() == ["imported:"]
+
+    def test_nothing_is_cut_off_where_the_output_is_no_terminal(self) -> None:
+        done = rlvr("plugins", "show", "popo")
+        for component in catalogue():
+            if component.kind == "credit" and component.name == "bounded_is":
+                assert component.options.model_fields["weights"].description in done.stdout
+        assert "…" not in done.stdout
+
+
+class TestPlugins:
+    """``rlvr plugins`` shows what is installed, ``show`` every option."""
+
+    def test_every_component_is_listed_with_all_that_identifies_it(self) -> None:
+        lines = [line.split() for line in said("plugins").splitlines()]
+        for component in catalogue():
+            row = [component.kind, component.name, component.distribution, component.version, *component.summary.split()]
+            assert row in lines
+
+    def test_an_objective_is_shown_with_the_parts_it_is_assembled_from(self) -> None:
+        rows = [line.split()[:4] for line in said("plugins", "show", "popo").splitlines()]
+        version = catalogue().get("objective", "popo").version
+        for part in (
+            ["objective.sampler", "positive_only", "rlvr-popo", version],
+            ["objective.credit", "bounded_is", "rlvr-popo", version],
+            ["objective.loss", "bounded_is", "rlvr-popo", version],
+            ["objective.references.twin", "ema_twin", "rlvr", version],
+            ["objective.regularisers.similarity", "similarity", "rlvr-popo", version],
+            ["objective.regularisers.entropy", "entropy", "rlvr", version],
+        ):
+            assert part in rows
+
+    @pytest.mark.parametrize("name", catalogue().names("objective"))
+    def test_every_option_of_every_part_of_an_objective_is_shown_with_its_description(self, name: str) -> None:
+        text = said("plugins", "show", f"objective/{name}")
+        lines = text.splitlines()
+        found = resolve(
+            from_mapping({"model": {"name": "m"}, "task": {"name": "arithmetic"}, "objective": {"name": name}}), catalogue()
+        )
+        for _, bound in found.objective.parts():
+            for key, info in bound.component.options.model_fields.items():
+                start = f"{'.'.join(bound.path)}.{key}={default_words(getattr(bound.options, key))}  ("
+                (place,) = [number for number, line in enumerate(lines) if line.startswith(start)]
+                assert lines[place + 1].strip() == info.description
+
+    def test_type_default_and_the_papers_symbol_are_shown(self) -> None:
+        assert "objective.references.twin.decay=0.995  (float >= 0, <= 1; tau in the paper)\n" in said("plugins", "show", "popo")
+
+    def test_an_option_without_a_default_is_shown_as_required(self) -> None:
+        assert "objective.regularisers.kl.coef  (float >= 0; required; beta in the paper)\n" in said("plugins", "show", "kl")
+
+    def test_a_name_in_several_kinds_shows_each(self) -> None:
+        text = said("plugins", "show", "bounded_is")
+        assert "credit bounded_is: " in text
+        assert "loss bounded_is: " in text
+
+    def test_a_kind_before_the_name_shows_that_one(self) -> None:
+        text = said("plugins", "show", "loss/bounded_is")
+        assert "credit bounded_is: " not in text
+        assert "loss bounded_is: " in text
+
+    @pytest.mark.parametrize("component", list(catalogue()), ids=lambda c: f"{c.kind}/{c.name}")
+    def test_every_component_can_be_shown(self, component: Any) -> None:
+        text = said("plugins", "show", f"{component.kind}/{component.name}")
+        assert component.summary in text
+        assert all(f".{key}" in text for key in component.options.model_fields)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("popoo", "nothing installed is named 'popoo'; did you mean 'popo'?"),
+            ("los/clipped", "no kind of component is named 'los'; did you mean 'loss'?"),
+            ("loss/cliped", "no loss is named 'cliped'; did you mean 'clipped'?"),
+        ],
+    )
+    def test_an_unknown_name_suggests_the_nearest(self, name: str, message: str) -> None:
+        with pytest.raises(UnknownComponent) as caught:
+            said("plugins", "show", name)
+        assert str(caught.value).startswith(message)
+
+    @pytest.mark.parametrize(
+        ("schema", "words"),
+        [
+            ({"type": "number", "exclusiveMinimum": 0.0}, "float > 0"),
+            ({"type": "integer", "minimum": 1, "maximum": 9}, "int >= 1, <= 9"),
+            ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "str or null"),
+            ({"enum": ["a", "b"], "type": "string"}, "a | b"),
+            ({"const": "a"}, "a"),
+            ({"type": "array", "items": {"type": "boolean"}}, "list of bool"),
+            ({}, "any"),
+        ],
+    )
+    def test_a_type_is_put_in_words(self, schema: Mapping[str, Any], words: str) -> None:
+        assert type_words(schema) == words
+
+    def test_a_table_on_a_terminal_wraps_its_last_column_and_loses_nothing(self) -> None:
+        lines = table_lines([("a", "what"), ("bcd", "one two three four five six seven eight nine ten")], 40)
+        assert max(map(len, lines)) <= 40
+        assert lines[2].startswith("     ")
+        assert " ".join(" ".join(lines[1:]).split()) == "bcd one two three four five six seven eight nine ten"
+
+
+class TestSchema:
+    """``rlvr schema`` prints what editors take."""
+
+    def test_it_prints_a_schema_of_what_is_installed(self) -> None:
+        schema = json.loads(said("schema"))
+        Draft202012Validator.check_schema(schema)
+        assert schema["properties"]["objective"]["properties"]["name"]["enum"] == catalogue().names("objective")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model's folder that holds its config and no weights at all."""
+    tiny_policy(dtype=torch.float32).config.save_pretrained(tmp_path / "model")
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["config.json"]
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def spec(folder: Path) -> Callable[..., Resolved]:
+    """Makes a small resolved spec around that folder."""
+
+    def make(*assignments: str, objective: str = "popo") -> Resolved:
+        source = parse_yaml(
+            f"model: {{name: {folder}}}\ntask: {{name: arithmetic}}\nobjective: {{name: {objective}}}\n", "spec.yaml"
+        )
+        apply_assignments(source, assignments)
+        return resolve(source, catalogue())
+
+    return make
+
+
+def sizes(resolved: Resolved) -> dict[str, int]:
+    """Bytes of every item of memory."""
+    memory = planning.memory_of(resolved, build_objective(resolved.objective), planning.blueprint(resolved.spec.model))
+    return {item.what: item.bytes for item in memory.items}
+
+
+def bytes_of(model: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+class TestMemory:
+    """What training keeps is counted exactly, what comes and goes is near."""
+
+    def test_weights_are_those_of_the_model(self, spec: Callable[..., Resolved]) -> None:
+        model = tiny_policy(dtype=torch.float32)
+        buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+        assert sizes(spec())["weights"] == bytes_of(model) + buffers
+
+    def test_every_trained_parameter_has_two_moments_and_a_gradient(self, spec: Callable[..., Resolved]) -> None:
+        found = sizes(spec())
+        model = bytes_of(tiny_policy(dtype=torch.float32))
+        predictor = found["modules of similarity"]
+        assert predictor == 4 * (16 * 1024 + 1024 + 2 * 1024 + 1024 * 16 + 16)
+        assert found["gradients"] == model + predictor
+        assert found["optimizer"] == 2 * found["gradients"]
+
+    def test_tied_weights_count_once(self, tmp_path: Path) -> None:
+        config = tiny_policy().config
+        config.tie_word_embeddings = True
+        config.save_pretrained(tmp_path)
+        tied = planning.blueprint(ModelSection(name=str(tmp_path)))
+        untied = bytes_of(tiny_policy(dtype=torch.float32))
+        assert planning.size_of(tied.parameters()) == untied - 4 * config.vocab_size * config.hidden_size
+
+    def test_a_bfloat16_policy_takes_half_and_its_twin_does_not(self, spec: Callable[..., Resolved]) -> None:
+        wide, narrow = sizes(spec()), sizes(spec("model.dtype=bfloat16"))
+        model = bytes_of(tiny_policy(dtype=torch.float32))
+        assert wide["gradients"] - narrow["gradients"] == model / 2
+        assert narrow["reference twin"] == wide["reference twin"] == wide["weights"]
+
+    def test_a_frozen_reference_has_the_policys_dtype(self, spec: Callable[..., Resolved]) -> None:
+        found = sizes(spec("model.dtype=bfloat16", "objective.references.twin.name=frozen"))
+        assert found["reference twin"] == found["weights"]
+
+    def test_without_a_user_there_is_no_reference(self, spec: Callable[..., Resolved]) -> None:
+        assert "reference twin" not in sizes(spec("objective.regularisers.similarity=null"))
+
+    def test_ranks_exchange_gradients_through_buffers(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alone = sizes(spec())["gradients"]
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert sizes(spec())["gradients"] == 2 * alone
+
+    def test_the_key_value_cache_is_what_a_cache_of_these_rows_takes(self, spec: Callable[..., Resolved]) -> None:
+        found = sizes(
+            spec("rollout.engine.max_rows=3", "prompt.max_length=5", "prompt.too_long=drop", "rollout.max_completion_length=7")
+        )
+        model, cache = tiny_policy(dtype=torch.float32), DynamicCache()
+        with torch.no_grad():
+            model(input_ids=torch.zeros(3, 12, dtype=torch.long), past_key_values=cache, use_cache=True)
+        real = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+        assert found["key-value cache"] == real
+
+    def test_a_step_of_few_rows_decodes_no_more_than_those(self, spec: Callable[..., Resolved]) -> None:
+        few = ("rollout.prompts_per_step=2", "rollout.group_size=3", "evaluation.problems=4", "evaluation.samples=1")
+        assert sizes(spec(*few)) == sizes(spec(*few, "rollout.engine.max_rows=6"))
+        assert sizes(spec(*few))["sampling"] < sizes(spec(*few[:2]))["sampling"]
+
+    def test_gradient_checkpointing_keeps_less(self, spec: Callable[..., Resolved]) -> None:
+        kept = sizes(spec("model.gradient_checkpointing=true"))["activations"]
+        assert kept < sizes(spec())["activations"]
+
+    @pytest.mark.parametrize(("dtype", "autocast"), [("float32", None), ("bfloat16", None), ("float32", torch.bfloat16)])
+    @pytest.mark.parametrize("config", [Qwen2Config, LlamaConfig])
+    def test_activations_are_near_what_autograd_saves(self, config: type, dtype: str, autocast: torch.dtype | None) -> None:
+        shape = config(
+            hidden_size=64,
+            intermediate_size=224,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=50,
+        )
+        model = AutoModelForCausalLM.from_config(shape).to(planning.DTYPES[dtype])
+        saved = saved_by_autograd(model, rows=2, length=64, autocast=autocast)
+        expected = planning.activation_bytes(model, autocast, checkpointing=False) * 2 * 64
+        assert expected == pytest.approx(saved, rel=0.1)
+
+
+def saved_by_autograd(model: PreTrainedModel, rows: int, length: int, autocast: torch.dtype | None) -> int:
+    """Bytes of distinct tensors that the decoder's forward keeps for backward, weights and their casts aside."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    shapes = {tuple(p.shape) for p in model.parameters()} | {tuple(p.t().shape) for p in model.parameters() if p.dim() == 2}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights and tuple(tensor.shape) not in shapes:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.arange(rows * length).reshape(rows, length) % 50
+    with saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", autocast, enabled=autocast is not None):
+        model.get_decoder()(input_ids=ids, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+class TestFits:
+    """What cannot fit is refused in one line, before anything is loaded; what can is let through."""
+
+    def having(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        """A device of this size."""
+        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", size))
+
+    def unavoidable(self, resolved: Resolved) -> int:
+        found = sizes(resolved)
+        return sum(
+            size
+            for what, size in found.items()
+            if what.split()[0] in ("weights", "modules", "optimizer", "reference", "gradients")
+        )
+
+    def test_a_run_that_just_fits_is_let_through(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.having(monkeypatch, self.unavoidable(spec()))
+        planning.check_fits(spec())
+
+    def test_a_byte_less_is_refused_with_needs_device_and_ways_out(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.having(monkeypatch, self.unavoidable(spec()) - 1)
+        with pytest.raises(CapacityError) as caught:
+            planning.check_fits(spec())
+        message = str(caught.value)
+        assert "\n" not in message
+        for words in (
+            "weights",
+            "optimizer",
+            "gradients",
+            "reference twin",
+            "a small device",
+            "model.name",
+            "model.dtype: bfloat16",
+            "twin",
+        ):
+            assert words in message
+
+    def test_ways_out_that_are_none_are_not_offered(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.having(monkeypatch, 1)
+        with pytest.raises(CapacityError) as caught:
+            planning.check_fits(spec("model.dtype=bfloat16", objective="grpo"))
+        assert "bfloat16" not in str(caught.value)
+        assert "references" not in str(caught.value)
+
+    @pytest.mark.parametrize("config", [None, "{", '{"model_type": "no such type"}'])
+    def test_a_config_that_cannot_be_read_is_left_to_the_loader(
+        self, spec: Callable[..., Resolved], folder: Path, config: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.having(monkeypatch, 1)
+        if config is None:
+            (folder / "config.json").unlink()
+        else:
+            (folder / "config.json").write_text(config, encoding="utf-8")
+        planning.check_fits(spec())
+
+    def test_a_part_that_needs_real_tensors_to_build_is_not_counted(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def build(self: object, *_: object) -> None:
+            raise RuntimeError("needs numbers")
+
+        monkeypatch.setattr("rlvr_popo.parts.Similarity.build", build)
+        monkeypatch.setattr("rlvr_core.learner.references.EmaTwin.build", build)
+        found = sizes(spec())
+        assert "modules of similarity" not in found
+        assert found["reference twin"] == 0
+
+    def test_ranks_on_one_machine_share_its_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("each rank has a GPU of its own")
+        alone = planning.device().bytes
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert planning.device().bytes == alone // 4
+
+    def test_the_embedded_model_is_counted_without_being_made(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        policy = planning.blueprint(ModelSection(name="embedded"))
+        assert {p.device.type for p in policy.parameters()} == {"meta"}
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestAverages:
+    """What each term is averaged over is asked of the parts themselves."""
+
+    @pytest.mark.parametrize("name", catalogue().names("objective"))
+    def test_every_installed_objective_answers(self, spec: Callable[..., Resolved], name: str) -> None:
+        found = planning.averages(build_objective(spec(objective=name).objective))
+        assert found
+        assert [term.failure for term in found if term.failure] == []
+
+    def test_popos_terms_are_averaged_as_its_authors_do(self, spec: Callable[..., Resolved]) -> None:
+        found = planning.averages(build_objective(spec().objective))
+        assert [(term.part, term.name, term.over, term.coef) for term in found] == [
+            ("loss", "nll", "tokens", 1.0), ("similarity", "similarity", "weight", 0.1), ("entropy", "entropy", "tokens", 0.01),
+        ]  # fmt: skip
+
+    def test_an_option_that_changes_it_is_heeded(self, spec: Callable[..., Resolved]) -> None:
+        found = planning.averages(
+            build_objective(spec("objective.loss.over=prompts", "objective.regularisers.entropy.scope=all").objective)
+        )
+        assert [(term.over, term.scope) for term in found if term.part in ("loss", "entropy")] == [
+            ("prompts", "chosen"),
+            ("tokens", "all"),
+        ]
+
+    def test_a_part_that_fails_on_made_up_rollouts_is_reported_and_the_others_answer(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def terms(self: object, batch: object) -> None:
+            raise KeyError("special")
+
+        monkeypatch.setattr("rlvr_core.components.parts.Entropy.terms", terms)
+        found = planning.averages(build_objective(spec().objective))
+        assert [term.failure for term in found] == ["", "", "KeyError: 'special'"]
+
+
+class TestPlan:
+    """``rlvr plan`` says what a run would do, and does nothing."""
+
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+
+    def plan(self, folder: Path, *assignments: str) -> str:
+        settings = (part for text in assignments for part in ("--set", text))
+        return said("plan", "--model", str(folder), "--task", "arithmetic", "--objective", "popo", *settings)
+
+    def test_it_writes_nothing(self, folder: Path) -> None:
+        self.plan(folder, "output=runs/a")
+        assert list(Path.cwd().iterdir()) == []
+        assert [file.name for file in folder.iterdir()] == ["config.json"]
+
+    def test_it_begins_with_the_resolved_spec(self, folder: Path) -> None:
+        text = self.plan(folder, "steps=7").partition("\nrollouts\n")[0]
+        found = resolve(parse_yaml(text, "plan"), catalogue())
+        assert found.spec.steps == 7
+        assert found.as_dict() == parse_yaml(text, "plan").data
+
+    def test_it_counts_the_rollouts(self, folder: Path) -> None:
+        text = self.plan(folder, "steps=7", "rollout.prompts_per_step=5", "rollout.group_size=3")
+        assert "5 prompts x 3 completions x 7 steps = 105 rollouts (15 a step)" in text
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            "learn regularisers.similarity similarity policy hidden, twin hidden",
+            "learn regularisers.entropy entropy policy entropy",
+            "learn loss bounded_is policy logprobs",
+            "follow references.twin ema_twin follows every optimizer step hidden in learn",
+            "loss nll 1 tokens of chosen rollouts",
+            "similarity similarity 0.1 credit weights of chosen rollouts",
+        ],
+    )
+    def test_it_says_what_needs_what_and_what_is_averaged_over_what(self, folder: Path, row: str) -> None:
+        assert row in [" ".join(line.split()) for line in self.plan(folder).splitlines()]
+
+    def test_it_says_which_reference_is_computed_when(self, folder: Path) -> None:
+        text = self.plan(
+            folder,
+            "objective.name=grpo",
+            "objective.references.still.name=frozen",
+            "objective.regularisers.kl={coef: 0.1, to: still}",
+        )
+        rows = [" ".join(line.split()) for line in text.splitlines()]
+        assert "follow references.still frozen stays as it is logprobs in prepare" in rows
+
+    def test_it_says_who_provides_what_credit_needs(self, folder: Path) -> None:
+        rows = [" ".join(line.split()) for line in self.plan(folder, "objective.name=ppo").splitlines()]
+        assert "learn regularisers.value value policy states, policy values values" in rows
+        assert "prepare forwards the policy for values" in rows
+
+    def test_it_says_that_dropped_rows_are_forwarded_where_a_part_asks_for_them(self, folder: Path) -> None:
+        assert "learn forwards the rollouts that the sampler keeps" in self.plan(folder)
+        assert "learn forwards every rollout drawn" in self.plan(folder, "objective.regularisers.entropy.scope=all")
+
+    @pytest.mark.parametrize("option", ["model.dtype=bfloat16", "learner.mixed_precision=bf16"])
+    def test_it_says_when_sampled_logprobs_are_computed_again(self, folder: Path, option: str) -> None:
+        assert "need" in next(
+            line for line in self.plan(folder, "learner.mixed_precision=no").splitlines() if line.startswith("logprobs as")
+        )
+        assert "prepare forwards the policy for logprobs" in self.plan(folder, option)
+
+    def test_it_says_what_is_evaluated_and_saved_when_and_where(self, folder: Path) -> None:
+        text = self.plan(
+            folder, "output=runs/a", "evaluation={every: 5, problems: 9, samples: 2}", "checkpoint={every: 4, keep: 3}"
+        )
+        assert (
+            "9 held-out problems at most x 2 completions at temperature 1: before step 1, every 5 steps and at the end -> runs/a/eval"
+            in text
+        )
+        assert "checkpoint every 4 steps, the newest 3 kept, -> runs/a/checkpoints" in text
+        assert "nothing is evaluated" in self.plan(folder, "evaluation.problems=0")
+
+    def test_it_says_that_the_output_folder_is_in_the_way(self, folder: Path) -> None:
+        Path("taken").mkdir()
+        Path("taken/file").touch()
+        assert "as things stand, refused: output taken exists" in self.plan(folder, "output=taken")
+
+    def test_it_counts_the_ranks_of_its_launch(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "1 process on " in self.plan(folder)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert "2 processes, each on " in self.plan(folder)
+        monkeypatch.setenv("RANK", "1")
+        assert self.plan(folder) == ""
+
+    def test_it_says_which_option_to_lower_where_a_stage_is_likely_too_much(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", 2**20))
+        text = self.plan(folder)
+        assert "lower learner.max_tokens_per_microbatch" in text
+        assert "lower rollout.engine.max_rows" in text
+
+    def test_it_refuses_what_cannot_fit_after_saying_why(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", 10))
+        result = CliRunner().invoke(app, ["plan", "--model", str(folder), "--task", "arithmetic", "--objective", "popo"])
+        assert isinstance(result.exception, CapacityError)
+        assert "memory of each rank" in result.output
+
+    def test_a_model_that_is_not_there_is_an_error_after_the_rest(self, tmp_path: Path) -> None:
+        arguments = ["plan", "--model", str(tmp_path / "nowhere"), "--task", "arithmetic", "--objective", "popo"]
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, ModelError)
+        assert "no such folder" in str(result.exception)
+        assert "what needs what" in result.output
+
+    def test_without_a_spec_it_plans_the_embedded_default(self) -> None:
+        text = said("plan")
+        assert "name: embedded" in text
+        assert "memory of each rank" in text
