@@ -115,9 +115,8 @@ def test_the_twin_equals_the_authors_target(name: str) -> None:
 @pytest.mark.parametrize("name", names("selective_logprob_entropy"))
 def test_chunked_logprobs_and_entropy_equal_trls(name: str, chunk: int) -> None:
     case = CASES[name]
-    found, gradients = evaluate(
-        "policy", "logprobs", {"temperature": case["params"]["temperature"], "chunk": chunk}, tensors_of(case, "in.")
-    )
+    options = {"temperature": case["params"]["temperature"], "chunk": chunk}
+    found, gradients = evaluate("policy", "logprobs", options, tensors_of(case, "in."))
     expected = tensors_of(case, "out.")
     for key, value in found.items():
         close(value, expected[key], case, key)

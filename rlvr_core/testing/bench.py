@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlvr_core.learner.learner import Learner, When
 from rlvr_core.learner.micro import Credited
@@ -55,14 +56,15 @@ class Bench:
         *,
         dtype: torch.dtype = torch.float64,
         installed: Catalogue | None = None,
+        policy: PreTrainedModel | None = None,
         **learner: Any,
     ) -> Bench:
-        """Set one up; the policy and every module start from fixed seeds."""
+        """Set one up; the policy (a tiny one, unless given) and every module start from fixed seeds."""
         resolved = resolved_for(objective, installed, **learner)
         accelerator = Accelerator(cpu=True)
         built = build_objective(resolved.objective)
-        learner_, preparer = build_learner(resolved, built, tiny_policy(dtype=dtype), accelerator)
-        return cls(resolved, built, learner_, preparer)
+        made, preparer = build_learner(resolved, built, policy or tiny_policy(dtype=dtype), accelerator)
+        return cls(resolved, built, made, preparer)
 
     def select(self, scored: Sequence[Rollout]) -> tuple[list[Rollout], list[Rollout]]:
         """(kept, dropped) as a step would have them."""

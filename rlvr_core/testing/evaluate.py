@@ -11,8 +11,8 @@ Tensor names, axes as in ``rlvr_core.records``:
     group_index [B] (default: ``group_size`` rows each, in order)
     online_features (the predictor's output), target_features, feature_noise         [B,D]
 
-Outputs are named ``loss`` and one for each term, ``weights``, ``advantages``, ``returns``, ``is_weights``, ``rewards`` ...; gradients are those of
-``loss`` by input name.
+Outputs are named ``loss`` and one for each term, ``weights``, ``advantages``, ``returns``, ``is_weights``, ``rewards`` ...; gradients
+are those of ``loss`` by input name.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def batch_of(tensors: Tensors, around: Settings) -> Batch:
     logprobs = _logps(tensors, mask).double()
     batch = blank_batch(rollouts, [], around.max_completion_length or width)
     shaped = None if per_token is None else per_token.double().where(mask, 0.0)
-    references = {"ref_per_token_logps": tensors["ref_per_token_logps"].double()} if "ref_per_token_logps" in tensors else {}
+    reference = {"logprobs": tensors["ref_per_token_logps"].double()} if "ref_per_token_logps" in tensors else {}
     return with_groups(
         replace(
             batch,
@@ -97,7 +97,7 @@ def batch_of(tensors: Tensors, around: Settings) -> Batch:
             sampling_logprobs=tensors.get("sampling_per_token_logps", logprobs).double(),
             token_rewards=shaped,
             provided={"values": tensors["values"].detach().double()} if "values" in tensors else {},
-            references=_EveryReference({"logprobs": v for v in references.values()}),
+            references=_EveryReference(reference),
         )
     )
 
@@ -310,7 +310,10 @@ def _reference(component: Any, tensors: Tensors, around: Settings) -> Result:
 
 
 def _logprobs(options: Mapping[str, Any], tensors: Tensors) -> Result:
-    """Log-prob and entropy from ``hidden`` [N,D], ``lm_head_weight`` [V,D], ``ids`` [N]; objective sum(coef_logp logprob + coef_entropy entropy)."""
+    """Log-prob and entropy from ``hidden`` [N,D], ``lm_head_weight`` [V,D] and ``ids`` [N].
+
+    The gradients are those of sum(coef_logp * logprob + coef_entropy * entropy).
+    """
     hidden, weight = tensors["hidden"].clone().requires_grad_(), tensors["lm_head_weight"].clone().requires_grad_()
     scores = score_tokens(
         hidden, tensors["ids"], lambda h: h @ weight.T, options.get("temperature", 1.0), options.get("chunk", 1024), True
