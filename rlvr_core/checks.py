@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rlvr_core.contracts import Reward
 from rlvr_core.errors import DataError
 from rlvr_core.events import Event, Notice
 from rlvr_core.records import Example, RewardItem, Rollout
@@ -14,31 +15,42 @@ GOLDS_CHECKED = 256
 
 
 def check_golds(rewards: Sequence[WeightedReward], examples: Sequence[Example], tell: Callable[[Event], None]) -> None:
-    """Each gold, written as an answer, must get full marks from its own reward. Raises DataError where none does."""
+    """Each gold, stated as an answer, must get full marks from its own reward. Raises DataError where none does."""
     some = [examples[i] for i in range(min(GOLDS_CHECKED, len(examples)))]
     for weighted in rewards:
-        written = [(example, weighted.reward.as_completion(example.gold)) for example in some]
-        answers = [(example, text) for example, text in written if text is not None]
-        if not answers:
+        label = weighted.label
+        if all(weighted.reward.as_completion(example.gold) is None for example in some):
             continue
-        outcomes = weighted.reward.score([RewardItem("", text, example.gold, example.columns) for example, text in answers])
-        failed = [(example, o) for (example, _), o in zip(answers, outcomes, strict=True) if o.value is None or o.value < 1.0]
-        if len(failed) == len(answers):
-            example, outcome = failed[0]
+        failing = failing_golds(some, weighted.reward)
+        if len(failing) == len(some):
+            row, gold, reason = failing[0]
             raise DataError(
-                f"rewards.{weighted.label}: no gold of the task scores 1 as its own answer (row {example.id}: gold {example.gold!r}, "
-                f"{outcome.status} {outcome.reason}); map the right answer column, or use another reward"
+                f"rewards.{label}: no gold of the task scores 1 as its own answer (row {row}: gold {gold!r}, {reason}); "
+                "map the right answer column, or use another reward"
             )
-        if failed:
-            names = ", ".join(f"{example.id} ({example.gold!r})" for example, _ in failed[:3])
-            tell(
-                Notice(
-                    f"golds: {len(failed)} of {len(answers)} do not score 1 by '{weighted.label}' and cannot be learned: {names}",
-                    "warning",
-                )
-            )
+        if failing:
+            names = ", ".join(f"{row} ({gold!r})" for row, gold, _ in failing[:3])
+            line = f"golds: {len(failing)} of {len(some)} do not score 1 by '{label}' and cannot be learned: {names}"
+            tell(Notice(line, "warning"))
         else:
-            tell(Notice(f"golds: {len(answers)} of {len(answers)} checked score 1 by '{weighted.label}'"))
+            tell(Notice(f"golds: {len(some)} of {len(some)} checked score 1 by '{label}'"))
+
+
+def failing_golds(examples: Sequence[Example], reward: Reward) -> list[tuple[str, str, str]]:
+    """Score every gold, stated as a completion would, against itself: (id, gold, reason) of each that does not get the value 1.
+
+    Golds of which the reward cannot say how a completion states them (``as_completion`` gives None) are passed over.
+    """
+    stated = [(example, text) for example in examples if (text := reward.as_completion(example.gold)) is not None]
+    items = [RewardItem("", text, example.gold, example.columns) for example, text in stated]
+    outcomes = reward.score(items)
+    if len(outcomes) != len(items):
+        raise DataError(f"{type(reward).__name__} gave {len(outcomes)} outcomes for {len(items)} golds")
+    return [
+        (example.id, example.gold, outcome.reason or outcome.status)
+        for (example, _), outcome in zip(stated, outcomes, strict=True)
+        if outcome.value != 1.0
+    ]
 
 
 def show_rollouts(rollouts: Sequence[Rollout], tell: Callable[[Event], None]) -> None:

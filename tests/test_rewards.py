@@ -16,13 +16,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlvr_core.checks import failing_golds
 from rlvr_core.errors import DataError, SpecError
 from rlvr_core.records import Example, Outcome, RewardItem
 from rlvr_core.reward.exact import ExactReward
-from rlvr_core.reward.extraction import MAX_ANSWER, boxed, check_golds, extract, find_box
+from rlvr_core.reward.extraction import MAX_ANSWER, boxed, extract, find_box
 from rlvr_core.reward.function import FunctionReward, load_function
-from rlvr_core.reward.math import MathReward, as_number, compare, normal_form, refuse
+from rlvr_core.reward.math import MathReward, compare
+from rlvr_core.reward.normal_form import as_number, normal_form
 from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
+from rlvr_core.reward.refusal import refuse
 
 GSM8K = [
     (r"Natalia sold 48/2 = <<48/2=24>>24 clips in May." "\n" r"altogether 48+24 = <<48+24=72>>72 clips" "\n#### 72", "72"),
@@ -186,7 +189,7 @@ def test_another_answer_scores_zero(gold: str, answer: str) -> None:
 
 @pytest.mark.parametrize("answer", EXPLOSIVE)
 def test_what_could_explode_is_refused_before_sympy_sees_it(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlvr_core.reward.math._compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
+    monkeypatch.setattr("rlvr_core.reward.math.compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
     for gold in ("x+1", "7"):
         assert compare(gold, answer).value == 0.0
     assert refuse(normal_form(answer))
@@ -197,7 +200,7 @@ def test_a_number_is_no_expression_with_variables_and_sympy_is_not_asked(
     gold: str, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cheap where a policy rambles: golds are mostly numbers."""
-    monkeypatch.setattr("rlvr_core.reward.math._compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
+    monkeypatch.setattr("rlvr_core.reward.math.compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
     assert compare(gold, answer).value == 0.0
 
 
@@ -263,7 +266,7 @@ def test_a_failure_inside_the_symbolic_layer_is_an_outcome(monkeypatch: pytest.M
     def fails(text: str) -> Any:
         raise RecursionError("too deep")
 
-    monkeypatch.setattr("rlvr_core.reward.math._parse", fails)
+    monkeypatch.setattr("rlvr_core.reward.symbolic._parse", fails)
     outcome = math_outcome(r"\boxed{y+1+0}", "y+1+z")
     assert (outcome.value, outcome.status) == (0.0, "unparsed")
     assert "RecursionError: too deep" in outcome.reason
@@ -293,15 +296,15 @@ def test_math_verify_does_not_warn_of_its_timeouts(caplog: pytest.LogCaptureFixt
 def test_golds_that_do_not_score_one_by_their_own_reward_are_listed() -> None:
     golds = ["72", "1,080", r"$\frac{1}{2 n+2}$", "}", "  ", "Tuesday"]
     rows = [Example(f"row-{n}", "p", gold) for n, gold in enumerate(golds)]
-    failing = check_golds(rows, MathReward(MathOptions()))
+    failing = failing_golds(rows, MathReward(MathOptions()))
     assert [(name, gold) for name, gold, _ in failing] == [("row-3", "}"), ("row-4", "  ")]
     assert all(reason for _, _, reason in failing)
 
 
 def test_golds_that_cannot_be_stated_are_passed_over() -> None:
     rows = [Example("a", "p", "72")]
-    assert check_golds(rows, ExactReward(ExactOptions())) == []
-    assert check_golds(rows, ExactReward(ExactOptions(pattern=r"answer: (\d+)"))) == []
+    assert failing_golds(rows, ExactReward(ExactOptions())) == []
+    assert failing_golds(rows, ExactReward(ExactOptions(pattern=r"answer: (\d+)"))) == []
 
 
 # ----------------------------------------------------------------------------------------------------------------- exact

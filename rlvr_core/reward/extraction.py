@@ -7,12 +7,7 @@ or else the last "answer is x" or "Answer: x". Everything here is linear in the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from rlvr_core.contracts import Reward
-from rlvr_core.errors import DataError
-from rlvr_core.records import Example, RewardItem
 
 MAX_ANSWER = 2_000
 """Characters of the longest answer that is looked at."""
@@ -67,23 +62,6 @@ def find_box(text: str) -> tuple[str | None, bool]:
 def boxed(gold: str) -> str:
     """A gold as a completion would state it."""
     return f"\\boxed{{{gold}}}"
-
-
-def check_golds(examples: Iterable[Example], reward: Reward) -> list[tuple[str, str, str]]:
-    """Score every gold, stated as a completion would, against itself: (id, gold, reason) of each that does not get the value 1.
-
-    Golds of which the reward cannot say how a completion states them (``as_completion`` gives None) are passed over.
-    """
-    stated = [(example, text) for example in examples if (text := reward.as_completion(example.gold)) is not None]
-    items = [RewardItem("", text, example.gold, example.columns) for example, text in stated]
-    outcomes = reward.score(items)
-    if len(outcomes) != len(items):
-        raise DataError(f"{type(reward).__name__} gave {len(outcomes)} outcomes for {len(items)} golds")
-    return [
-        (example.id, example.gold, outcome.reason or outcome.status)
-        for (example, _), outcome in zip(stated, outcomes, strict=True)
-        if outcome.value != 1.0
-    ]
 
 
 def _first_sentence(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Tasks: where problems and golds come from, and how they become prompts."""
