@@ -59,11 +59,14 @@ class Needs:
     positions) | ``states`` (the same at the positions before, where each token was chosen) or one that a component provides (``values``).
     Losses and regularisers get them with gradient in the learn stage, credits and shapers without in the prepare stage (where
     ``logprobs`` are always at hand as the batch's).
+    ``fixed``: what the learn stage needs as it was at the start of the batch: ``old_NAME`` of a provided quantity, or what the credit
+    ``gives`` (``returns``).
     ``reference``: quantities of the references in ``to``: ``logprobs`` | ``hidden``.
     ``scope``: whether rows that the sampler dropped are needed too.
     """
 
     policy: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     reference: frozenset[str] = frozenset()
     to: str | None = None
     scope: Scope = "chosen"
@@ -178,6 +181,9 @@ class Shaper(Component, ABC):
 
 class CreditAssigner(Component, ABC):
     """Says what each kept sequence or token is worth. Runs on whole groups, alike on every rank."""
+
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """What it hands to the learn stage besides advantage and weight: ``returns``."""
 
     def needs(self) -> Needs:
         return Needs()

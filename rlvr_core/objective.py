@@ -66,7 +66,9 @@ class Objective:
 
     def prepare_quantities(self) -> frozenset[str]:
         """Provided quantities that credit or shapers read (log-probs are in every batch)."""
-        return frozenset(q for needs in self.prepare_needs().values() for q in needs.policy) - {"logprobs"}
+        asked = {q for needs in self.prepare_needs().values() for q in needs.policy} - {"logprobs"}
+        kept = {name.removeprefix("old_") for needs in self.learn_needs().values() for name in needs.fixed if name.startswith("old_")}
+        return frozenset(asked | kept)
 
     def reference_quantities(self, stage_needs: Mapping[str, Needs]) -> dict[str, frozenset[str]]:
         """Reference label -> quantities that the needs of a stage ask of it."""
@@ -110,6 +112,13 @@ def _check_provided(objective: Objective) -> None:
             if name in provided:
                 raise SpecError(f"objective: both '{provided[name]}' and '{label}' provide '{name}'; remove one")
             provided[name] = label
+    for label, needs in objective.learn_needs().items():
+        old = {f"old_{name}" for name in provided}
+        for name in sorted(needs.fixed - old - objective.credit.gives):
+            raise SpecError(
+                f"objective.{label}: needs '{name}', which the credit {type(objective.credit).__name__} does not give; "
+                "use a credit that does (gae gives returns), or remove it"
+            )
     prepare = {label: (needs.policy - {"logprobs"}, frozenset(provided)) for label, needs in objective.prepare_needs().items()}
     learn = {label: (needs.policy, POLICY_QUANTITIES | provided.keys()) for label, needs in objective.learn_needs().items()}
     for label, (wanted, there) in {**learn, **prepare}.items():

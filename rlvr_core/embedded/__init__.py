@@ -1,4 +1,4 @@
-"""The embedded default's model: made on this machine in about twenty seconds, then kept."""
+"""The embedded default's model: made on this machine in about half a minute, then kept."""
 
 from __future__ import annotations
 

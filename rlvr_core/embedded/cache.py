@@ -79,7 +79,7 @@ def key_of(recipe: Recipe) -> str:
 
 def _make(folder: Path, recipe: Recipe, tell: Callable[[Event], None], progress: Progress | None) -> None:
     """Train, write beside the folder, then rename."""
-    tell(Notice(f"warm-starting the embedded model, once: {recipe.steps} supervised steps, about 20 s on 2 cores"))
+    tell(Notice(f"warm-starting the embedded model, once: {recipe.steps} supervised steps, about 30 s"))
     encoder = embedded_tokenizer()
     model = warm_start.warm_start(recipe, encoder, progress)
     with TemporaryDirectory(dir=folder.parent, prefix=".making-") as beside, _quiet():

@@ -238,7 +238,7 @@ def _loss(
     own = {name: values for part in parts.values() for name, values in part.denominators(batch).items()}
     prompts = len({r.key.group for r, chosen in zip(batch.rollouts, batch.chosen, strict=True) if chosen})
     counts = count(batch.mask, batch.chosen, credit.row_weight, torch.arange(size), prompts, float(size), own)
-    counts |= {(over, scope): value for over, value in around.counts.items() for scope in ("chosen", "all")}  # type: ignore[misc]
+    counts |= {(over, scope): value for over, value in around.counts.items() for scope in ("chosen", "all")}
     denominators = Denominators(counts, around.loss_agg_mode, batch.max_completion_length)
     there = torch.ones(size, dtype=torch.bool)
     outputs: dict[str, Tensor] = {}

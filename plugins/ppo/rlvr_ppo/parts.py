@@ -33,6 +33,8 @@ def generalised_advantage(rewards: Tensor, values: Tensor, mask: Tensor, gamma: 
 class Gae(CreditAssigner):
     """Advantages from a critic's values; the sequence's reward falls on its last action token."""
 
+    gives = frozenset({"returns"})
+
     def needs(self) -> Needs:
         return Needs(policy=frozenset({"values"}))
 
@@ -58,7 +60,7 @@ class Value(Regulariser):
     provides = frozenset({"values"})
 
     def needs(self) -> Needs:
-        return Needs(policy=frozenset({"values", "states"}))
+        return Needs(policy=frozenset({"values", "states"}), fixed=frozenset({"old_values", "returns"}))
 
     def learning_rate(self) -> float | None:
         rate: float | None = self.options.learning_rate
