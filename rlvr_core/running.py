@@ -70,6 +70,7 @@ class _Run:
     written: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> RunResult:
+        import torch
         from accelerate import Accelerator
         from transformers.utils.logging import disable_progress_bar
 
@@ -77,7 +78,8 @@ class _Run:
 
         disable_progress_bar()  # loading a model must not write over our own progress
 
-        self.accelerator = Accelerator(mixed_precision="no")
+        # Only where it is told to use CPUs does Accelerate make ranks of processes on them.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
         self.main = self.accelerator.is_main_process
         self.observers = [bound.build() for bound in self.resolved.observers.values()] if self.main else []
         try:
@@ -224,6 +226,7 @@ class _Run:
             "steps": last,
             "optimizer_steps": self.training.learner.version,
             "status": status,
+            "ranks": self.accelerator.num_processes,
             "wall_s": round(time.perf_counter() - self.started, 3),
             "eval": self.evaluations,
         }

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from jsonschema import Draft202012Validator
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel, Qwen2Config
 from typer.testing import CliRunner
 
@@ -22,6 +26,8 @@ from rlvr_core.cli.plugins_command import default_words, table_lines, type_words
 from rlvr_core.errors import CapacityError, ModelError, UnknownComponent
 from rlvr_core.objective import build_objective
 from rlvr_core.plugins import catalogue
+from rlvr_core.policy.forward import score_tokens
+from rlvr_core.records import Request, RowKey, Sampling
 from rlvr_core.spec.model import ModelSection
 from rlvr_core.spec.resolve import Resolved, resolve
 from rlvr_core.spec.source import apply_assignments, from_mapping, parse_yaml
@@ -311,6 +317,44 @@ class TestMemory:
         saved = saved_by_autograd(model, rows=2, length=64, autocast=autocast)
         expected = planning.activation_bytes(model, autocast, checkpointing=False) * 2 * 64
         assert expected == pytest.approx(saved, rel=0.1)
+
+    @pytest.mark.parametrize("entropy", [False, True])
+    @pytest.mark.parametrize("tokens", [32, 128])
+    def test_logits_are_as_many_copies_of_a_chunk_as_are_alive_together(self, tokens: int, entropy: bool) -> None:
+        weight, hidden = torch.randn(1000, 4, requires_grad=True), torch.randn(tokens, 4, requires_grad=True)
+        with Alive(32 * 1000 * 4) as alive:
+            scores = score_tokens(hidden, torch.arange(tokens), lambda h: h @ weight.T, 0.9, 32, entropy)
+            (scores.logprobs.sum() + scores.entropy.sum()).backward()
+        assert alive.most == planning.LOGIT_COPIES
+
+    def test_sampling_is_as_many_copies_as_are_alive_together(self) -> None:
+        policy = tiny_policy(dtype=torch.float32, vocab_size=3000)
+        engine = catalogue().get("rollout", "transformers")
+        decoder = engine.build(engine.options())
+        decoder.start(SimpleNamespace(model=policy, decode=policy, exact=True, version=0))
+        requests = [Request(RowKey(1, row, 0), (row + 2,)) for row in range(32)]
+        with torch.no_grad(), Alive(32 * 3000 * 4) as alive:
+            decoder.generate(requests, Sampling(0.9, 1, (1,), (), 0))
+        assert alive.most == planning.SAMPLING_COPIES
+
+
+class Alive(TorchDispatchMode):
+    """Counts how many tensors of at least some size are alive together, in units of that size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.most = size, 0.0
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() >= self.size:
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        alive = sum(size for reference, size in self.storages.values() if not reference.expired())
+        self.most = max(self.most, alive / self.size)
+        return out
 
 
 def saved_by_autograd(model: PreTrainedModel, rows: int, length: int, autocast: torch.dtype | None) -> int:

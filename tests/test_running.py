@@ -189,6 +189,9 @@ def test_two_ranks_take_the_same_steps_as_one(place: Path, tmp_path: Path) -> No
     launch(place, tmp_path / "one", 1, 29611, steps=2)
     launch(place, tmp_path / "two", 2, 29612, steps=2)
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    for ranks, name in ((1, "one"), (2, "two")):
+        assert json.loads((tmp_path / name / "summary.json").read_text())["ranks"] == ranks
+    assert [row["step"] for row in two] == [1, 2]  # one rank writes
     for key in ("reward/mean", "select/kept", "rollout/completion_length", "loss/total", "learn/grad_norm"):
         assert two[0][key] == pytest.approx(one[0][key], rel=1e-4), key
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-4, rtol=1e-3)

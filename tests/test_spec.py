@@ -19,7 +19,7 @@ from rlvr_core.errors import SpecError
 from rlvr_core.options import Options, option
 from rlvr_core.plugins import Catalogue, Component, catalogue
 from rlvr_core.spec.model import Spec
-from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS
+from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
 from rlvr_core.spec.resolve import Resolved, resolve
 from rlvr_core.spec.schema import json_schema, options_schema
 from rlvr_core.spec.source import Source, apply_assignments, from_mapping, parse_assignment, parse_yaml, read_spec, to_yaml
@@ -642,11 +642,25 @@ class TestSchema:
         with pytest.raises(SpecError):
             resolve(from_mapping(data), catalogue())
 
-    def test_an_objectives_own_defaults_are_shown(self) -> None:
-        popo = SCHEMA["properties"]["objective"]["allOf"][catalogue().names("objective").index("popo")]["then"]
-        twin = popo["properties"]["references"]["properties"]["twin"]["allOf"]
-        decays = [case["then"]["properties"]["decay"]["default"] for case in twin if "properties" in case["then"]]
-        assert decays == [0.995]
+    def test_an_objectives_own_options_are_its_parts_defaults_and_need_not_be_given(self) -> None:
+        mine = Objective(
+            credit={"name": "gae", "lam": 0.5},
+            loss={"name": "clipped"},
+            references={"old": {"name": "frozen"}},
+            regularisers={"kl": {"name": "kl", "coef": 0.25, "to": "old"}},
+        )
+        component = Component("objective", "mine", "", Options, "mine", "rlvr-mine", "1", mine)
+        installed = Catalogue({**{(c.kind, c.name): c for c in catalogue()}, ("objective", "mine"): component})
+        schema = json_schema(installed)
+        parts = standing(
+            standing(schema["properties"]["objective"], "mine")["properties"]["regularisers"]["properties"]["kl"], "kl"
+        )
+        assert parts["properties"]["coef"]["default"] == 0.25
+        credit = standing(standing(schema["properties"]["objective"], "mine")["properties"]["credit"], "gae")
+        assert credit["properties"]["lam"]["default"] == 0.5
+        data = {**parse_yaml(BASE, "base").data, "objective": {"name": "mine", "regularisers": {"kl": {"estimator": "k1"}}}}
+        assert list(Draft202012Validator(schema).iter_errors(data)) == []
+        assert resolve(from_mapping(data), installed)
 
     def test_every_section_and_option_is_described(self) -> None:
         undescribed = [place for place, schema in described_places(SCHEMA["properties"], "") if not schema.get("description")]
@@ -673,6 +687,12 @@ class TestSchema:
         for inner, right in (({"size": 2}, True), ({"size": 0}, False), ({"sise": 2}, False)):
             data["objective"] = {"name": "popo", "sampler": {"name": "nested", "inner": inner}}
             assert validator.is_valid(data) is right
+
+
+def standing(part: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What a place's schema asks of the component of this name."""
+    (case,) = [case["then"] for case in part["allOf"] if case["if"]["properties"]["name"]["const"] == name]
+    return dict(case)
 
 
 def described_places(properties: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
