@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlvr_core.errors import RunFolderError
 from rlvr_core.plugins import Catalogue
 from rlvr_core.records import Rollout
 from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.source import to_yaml
 
 SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, MODEL = (
     "spec.yaml",
@@ -60,7 +59,7 @@ def create(output: Path, resolved: Resolved, catalogue: Catalogue, command: str)
         shutil.rmtree(output)
     output.mkdir(parents=True)
     write_json(output / MANIFEST, manifest(resolved, catalogue, command))
-    write_text(output / SPEC, yaml.safe_dump(resolved.as_dict(), sort_keys=False, allow_unicode=True))
+    write_text(output / SPEC, to_yaml(resolved.as_dict()))
 
 
 def manifest(resolved: Resolved, catalogue: Catalogue, command: str) -> dict[str, Any]:

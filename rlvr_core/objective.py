@@ -67,7 +67,9 @@ class Objective:
     def prepare_quantities(self) -> frozenset[str]:
         """Provided quantities that credit or shapers read (log-probs are in every batch)."""
         asked = {q for needs in self.prepare_needs().values() for q in needs.policy} - {"logprobs"}
-        kept = {name.removeprefix("old_") for needs in self.learn_needs().values() for name in needs.fixed if name.startswith("old_")}
+        kept = {
+            name.removeprefix("old_") for needs in self.learn_needs().values() for name in needs.fixed if name.startswith("old_")
+        }
         return frozenset(asked | kept)
 
     def reference_quantities(self, stage_needs: Mapping[str, Needs]) -> dict[str, frozenset[str]]:

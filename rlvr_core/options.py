@@ -14,7 +14,7 @@ class Options(BaseModel):
     Unknown keys are errors, values are strict about type (``"3"`` is not an integer) and frozen after validation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     def inert(self) -> Mapping[str, str]:
         """Options that have no effect under the values of the others: name -> why. Setting one of them is an error."""

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from rlvr_core import planning
 from rlvr_core.cli import app
-from rlvr_core.cli.plugins_command import default_words, table_lines, type_words
+from rlvr_core.cli.plugins_command import default_words, type_words
+from rlvr_core.cli.tables import table_lines
 from rlvr_core.errors import CapacityError, ModelError, UnknownComponent
 from rlvr_core.objective import build_objective
 from rlvr_core.plugins import catalogue

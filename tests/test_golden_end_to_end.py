@@ -96,7 +96,9 @@ def compare(bench: Bench, case: Mapping[str, Any], expected: Mapping[str, Tensor
     for key, theirs in expected.items():
         if key.startswith("grad."):
             name = key.removeprefix("grad.")
-            ours = gradients[f"parts.similarity.{name.removeprefix('predictor.')}" if name.startswith("predictor.") else f"policy.{name}"]
+            ours = gradients[
+                f"parts.similarity.{name.removeprefix('predictor.')}" if name.startswith("predictor.") else f"policy.{name}"
+            ]
             torch.testing.assert_close(ours.double(), theirs.double(), **tolerance, msg=lambda m, n=name: f"{n}: {m}")
             compared += 1
     assert compared >= 12

@@ -142,7 +142,10 @@ def dense_grpo(bench: Bench, scored: list[Rollout], logprobs: Tensor, entropy: T
 
 @pytest.mark.parametrize(
     ("objective", "dense"),
-    [({"name": "popo", "regularisers": {"similarity": None}}, dense_popo), ({"name": "grpo", "loss_agg_mode": "token-mean"}, dense_grpo)],
+    [
+        ({"name": "popo", "regularisers": {"similarity": None}}, dense_popo),
+        ({"name": "grpo", "loss_agg_mode": "token-mean"}, dense_grpo),
+    ],
     ids=["popo", "grpo"],
 )
 def test_loss_and_gradients_equal_a_dense_loss_written_plainly(objective: dict[str, Any], dense: Dense) -> None:

@@ -133,7 +133,9 @@ def test_a_mix_equals_its_loss_computed_by_hand(name: str) -> None:
     for reference in bench.objective.references.values():  # away from the policy, so that a divergence is not 0
         with torch.no_grad():
             for number, parameter in enumerate(reference.model.parameters()):  # type: ignore[attr-defined]
-                parameter.add_(0.02 * torch.sin(torch.arange(parameter.numel(), dtype=parameter.dtype) + number).view_as(parameter))
+                parameter.add_(
+                    0.02 * torch.sin(torch.arange(parameter.numel(), dtype=parameter.dtype) + number).view_as(parameter)
+                )
     plain = by_hand(Plain(bench, rollouts()))
     plain.backward()
     expected = {n: p.grad.clone() for n, p in bench.learner.root.named_parameters() if p.grad is not None and "value" not in n}
@@ -173,7 +175,9 @@ def test_every_sampler_credit_and_loss_take_a_step_together(sampler: str, credit
 
 @pytest.mark.parametrize("objective", names("objective"))
 @pytest.mark.parametrize("correction", names("correction"))
-def test_every_objective_takes_a_step_with_every_shaper_reference_regulariser_and_correction(objective: str, correction: str) -> None:
+def test_every_objective_takes_a_step_with_every_shaper_reference_regulariser_and_correction(
+    objective: str, correction: str
+) -> None:
     parts = {
         "name": objective,
         "correction": {"name": correction},

@@ -177,6 +177,53 @@ def test_the_stale_inexact_engine_goes_through_prepare_and_every_objective_survi
         assert all(row["correction/logprob_gap"] > 0 and row["learn/grad_norm"] > 0 for row in learned)
 
 
+GSM8K = [
+    {
+        "id": f"row-{i}",
+        "problem": f"Tom has {i} apples and buys {i + 3}. How many has he?",
+        "answer": str(2 * i + 3),
+        "solution": "...",
+    }
+    for i in range(24)
+]
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "gsm8k_hub"])
+def test_the_gsm8k_specs_run_end_to_end_on_rows_and_models_of_ones_own(place: Path, tmp_path: Path, name: str) -> None:
+    """The shipped specs, with a local model and local data: a JSON-lines file, or a folder laid out like the hub's data set."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rlvr_core.cli.options import resolved_from
+
+    changes = [
+        "rollout.max_completion_length=6",
+        "rollout.prompts_per_step=2",
+        "rollout.group_size=2",
+        "rollout.stop=['!']",
+        "steps=2",
+    ]
+    if name == "gsm8k":
+        for part in ("train", "test"):
+            (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GSM8K))
+        changes += [f"task.path={tmp_path}/train.jsonl", f"task.eval_path={tmp_path}/test.jsonl"]
+    else:
+        table = {"question": [r["problem"] for r in GSM8K], "answer": [f"{r['solution']} #### {r['answer']}" for r in GSM8K]}
+        for part in ("train", "test"):
+            (tmp_path / "hub" / "main").mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(table), tmp_path / "hub" / "main" / f"{part}-00000.parquet")
+        files = [{"split": part, "path": f"main/{part}-*.parquet"} for part in ("train", "test")]
+        card = yaml.safe_dump({"configs": [{"config_name": "main", "data_files": files}]})
+        (tmp_path / "hub" / "README.md").write_text(f"---\n{card}---\n")
+        changes += [f"task.path={tmp_path}/hub", f"task.cache_dir={tmp_path}/cache"]
+    spec_file = Path(__file__).parent.parent / "specs" / f"{name}.yaml"
+    result = run(resolved_from(spec_file, None, str(place / "model"), None, str(tmp_path / "run"), None, None, changes))
+    assert result.summary["status"] == "finished" and result.summary["eval"]["after"]["n"] == 24
+    sample = json.loads((tmp_path / "run" / "eval" / "after.jsonl").read_text().splitlines()[0])
+    assert sample["gold"] == "3" and "apples" in sample["prompt"]
+    assert weights(tmp_path / "run").isfinite().all()
+
+
 def launch(place: Path, output: Path, ranks: int, port: int, **changes: Any) -> None:
     file = output.parent / f"{output.name}.yaml"
     file.write_text(yaml.safe_dump(spec(place, output, **changes)))

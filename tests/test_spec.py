@@ -729,3 +729,20 @@ class TestSources:
 
     def test_the_sections_of_a_spec_have_defaults_that_pass_their_own_checks(self) -> None:
         assert Spec.model_validate(yaml.safe_load(BASE)).steps >= 1
+
+
+def test_a_part_of_a_file_can_be_ablated_from_the_command_line(tmp_path: Path) -> None:
+    """Its options and its reference were right in the file, so they are no mistakes once a coefficient of 0 takes the part out."""
+    file = tmp_path / "run.yaml"
+    similarity = "{to: twin, coef: 0.1, noise: 0.0}"
+    file.write_text(
+        "model: {name: m}\ntask: {name: arithmetic}\nobjective:\n  name: popo\n"
+        f"  references: {{twin: {{name: ema_twin, decay: 0.9}}}}\n  regularisers: {{similarity: {similarity}}}\n"
+    )
+    source = read_spec(file)
+    apply_assignments(source, ["objective.regularisers.similarity.coef=0"])
+    resolved = resolve(source, catalogue())
+    assert not resolved.objective.references
+    apply_assignments(source, ["objective.regularisers.similarity.noise=0.1"])
+    with pytest.raises(SpecError, match=r"noise: has no effect"):
+        resolve(source, catalogue())

@@ -20,7 +20,7 @@ from rlvr_core.cli.options import (
     TaskName,
     resolved_from,
 )
-from rlvr_core.cli.plugins_command import print_table
+from rlvr_core.cli.tables import print_table
 from rlvr_core.errors import RunFolderError
 from rlvr_core.spec.resolve import Resolved
 from rlvr_core.spec.source import to_yaml

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
+from rlvr_core.cli.tables import print_table, table_lines, terminal_width
 from rlvr_core.contracts import KINDS
 from rlvr_core.errors import UnknownComponent, nearest
 from rlvr_core.plugins import FIRST_PARTY, Catalogue, Component, catalogue
@@ -145,27 +143,3 @@ def type_words(schema: Mapping[str, Any]) -> str:
         return f"list of {type_words(schema.get('items', {}))}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
     return f"{_TYPES.get(schema.get('type', ''), 'any')} {', '.join(bounds)}".rstrip()
-
-
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns. On a terminal the last one is wrapped to its width; elsewhere lines are as long as they are."""
-    for line in table_lines([headers, *rows], terminal_width()):
-        typer.echo(line)
-
-
-def terminal_width() -> int | None:
-    """Columns of the terminal; None where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Rows as lines of text; nothing is cut off. ``width``: None for no limit."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    indent = sum(widths) + 2 * len(widths)
-    room = max(30, width - indent) if width is not None else None
-    lines = []
-    for row in rows:
-        start = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
-        last = textwrap.wrap(row[-1], room) or [""] if room is not None else [row[-1]]
-        lines += [((start if number == 0 else " " * indent) + piece).rstrip() for number, piece in enumerate(last)]
-    return lines

@@ -313,23 +313,31 @@ class _Resolver:
         return ResolvedObjective(name, sampler, correction, shapers, credit, loss, mode, references, regularisers, self.removed)
 
     def refuse_options_of_nothing(self, bound: Bound) -> None:
-        """A part that its coefficient switches off has no other options."""
+        """A part that its coefficient switches off has no other options, but those of a file that the command line ablates."""
         for key in type(bound.options).model_fields if is_switched_off(bound) else ():
-            if key != "coef" and self.source.said((*bound.path, key)):
+            if key != "coef" and self.source.said((*bound.path, key)) and not self.ablated((*bound.path, key), bound):
                 self.mistake((*bound.path, key), f"has no effect: coef is 0, so '{bound.label}' is off; remove it, or raise coef")
+
+    def ablated(self, path: KeyPath, by: Bound) -> bool:
+        """Whether a path of the file lost its effect to a coefficient of 0 on the command line: meant so, hence no mistake."""
+        return self.source.overrides((*by.path, "coef")) and not self.source.overrides(path)
 
     def used_references(self, references: Mapping[str, Bound], users: Iterable[Bound]) -> dict[str, Bound]:
         """References that a part holds on to. An unused one that the user wrote is a mistake; a default one is dropped."""
         used: set[str] = set()
+        switched_off: list[tuple[str, Bound]] = []
         for bound in users:
             to = getattr(bound.options, "to", None)
+            if to is not None and is_switched_off(bound):
+                switched_off.append((to, bound))
             if to is None or is_switched_off(bound):
                 continue
             if to not in references:
                 self.mistake((*bound.path, "to"), f"no reference is labelled '{to}'; {nearest(to, references)}")
             used.add(to)
         for label, bound in references.items():
-            if label not in used and self.source.said(bound.path):
+            ablated = any(to == label and self.ablated(bound.path, by) for to, by in switched_off)
+            if label not in used and self.source.said(bound.path) and not ablated:
                 self.mistake(bound.path, f"has no effect: no active part has `to: {label}`; point one at it or remove it")
         return {label: bound for label, bound in references.items() if label in used}
 

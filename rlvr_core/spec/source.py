@@ -74,6 +74,10 @@ class Source:
         """Whether the user wrote this very path."""
         return path in self.origins
 
+    def overrides(self, path: KeyPath) -> bool:
+        """Whether this very path was said on the command line, over whatever a file says."""
+        return self.origins.get(path, "").startswith("--")
+
     def set(self, path: KeyPath, value: Any, origin: str) -> None:
         """Lay one value over the data. Giving a part another name drops the options of the part that stood there.
 
