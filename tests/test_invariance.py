@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvr_core.records import Rollout
+from rlvr_core.learner import learner, micro, terms
+from rlvr_core.learner.terms import Denominators
+from rlvr_core.records import Batch, MicroBatch, Rollout, Term
 from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts, tiny_policy
 from rlvr_core.testing.bench import Bench
@@ -37,6 +39,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "shapers": {"kl_reward": {"coef": 0.1}},
         "loss_agg_mode": "seq-mean-token-sum-norm",
     },
+    **{name: {"name": name} for name in ("dr_grpo", "dapo", "gspo", "cispo", "sapo", "rloo", "reinforce_pp")},
     "ppo": {"name": "ppo"},
     "ppo_with_similarity": {
         "name": "ppo",
@@ -197,23 +200,24 @@ def test_the_twin_follows_each_optimizer_step_in_float32_whatever_the_policys_dt
 
 RANK_SCRIPT = """
 import json, sys, torch
-from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts
 from rlvr_core.testing.bench import Bench
-objectives, rewards, lengths, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+objectives, rewards, lengths, out, sabotage = *(json.loads(a) for a in sys.argv[1:4]), *sys.argv[4:6]
+exec(sabotage)
 found = {}
 for name, objective in objectives.items():
     for exact in (True, False):
         bench = Bench.of(objective, max_tokens_per_microbatch=12, num_minibatches=2, num_iterations=2)
         metrics, gradients = bench.gradients(scripted_rollouts(rewards, lengths, exact=exact))
         found[f"{name} {exact}"] = (metrics, gradients, bench.parameters())
+assert bench.learner.accelerator.num_processes == int(sys.argv[6])
 if bench.learner.accelerator.is_main_process:
     torch.save(found, out)
 bench.learner.accelerator.wait_for_everyone()
 """
 
 
-def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
+def compare_ranks(tmp_path: Path, objectives: Mapping[str, Any], sabotage: str = "") -> None:
     """Real processes over gloo; groups are spread over ranks, and one prompt has a single positive, so a rank runs dummies."""
     rewards, lengths = [*REWARDS, [0, 0, 1, 0]], [*LENGTHS, [3, 3, 8, 1]]
     script = tmp_path / "ranks.py"
@@ -221,16 +225,8 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
     results = {}
     for ranks in (1, 2):
         out = tmp_path / f"{ranks}.pt"
-        arguments = [json.dumps(OBJECTIVES), json.dumps(rewards), json.dumps(lengths), str(out)]
-        launcher = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(ranks),
-            "--master-port",
-            str(29500 + ranks),
-        ]
+        arguments = [json.dumps(objectives), json.dumps(rewards), json.dumps(lengths), str(out), sabotage, str(ranks)]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         subprocess.run([*launcher, str(script), *arguments], check=True, capture_output=True, text=True, timeout=300)
         results[ranks] = torch.load(out)
     for name, (metrics, gradients, parameters) in results[1].items():
@@ -239,6 +235,43 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(flat(other_parameters), flat(parameters), atol=1e-8, rtol=1e-6)
         for key in (k for k in metrics if k.startswith(("loss/", "policy/", "popo/"))):
             assert other_metrics[key] == pytest.approx(metrics[key], abs=1e-9), (name, key)
+
+
+def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
+    compare_ranks(tmp_path, OBJECTIVES)
+
+
+# Mistakes planted on purpose: the tests above must see them.
+
+
+def test_a_mean_of_means_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_micro_batch(name: str, term: Term, batch: MicroBatch, present: Tensor, denominators: Denominators) -> Tensor:
+        rows = torch.arange(len(batch.mask))
+        counts = terms.count(batch.mask, batch.chosen, batch.row_weight, rows, 1, float(len(rows)), {})
+        local = Denominators(counts, denominators.loss_agg_mode, denominators.max_completion_length)
+        return terms.reduce(name, term, batch, present, local)
+
+    monkeypatch.setattr(learner, "reduce", by_micro_batch)
+    with pytest.raises(AssertionError):
+        test_gradients_do_not_depend_on_micro_batches_or_order("popo", True)
+
+
+def test_noise_from_a_global_generator_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def global_noise(batch: Batch, rows: Sequence[int], *_: Any) -> Any:
+        return lambda name, size, std: torch.randn(len(rows), size, dtype=torch.float64) * std
+
+    monkeypatch.setattr(micro, "_keyed_noise", global_noise)
+    with pytest.raises(AssertionError):
+        test_gradients_do_not_depend_on_micro_batches_or_order("popo", True)
+
+
+def test_a_missing_world_size_factor_would_be_seen(tmp_path: Path) -> None:
+    sabotage = (
+        "from rlvr_core.learner.learner import Learner; right = Learner._micro_loss; "
+        "Learner._micro_loss = lambda self, *a: right(self, *a) / self.accelerator.num_processes"
+    )
+    with pytest.raises(AssertionError):
+        compare_ranks(tmp_path, {"popo": OBJECTIVES["popo"]}, sabotage)
 
 
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient() -> None:
