@@ -71,8 +71,10 @@ def take_step(training: Training, step: int) -> None:
     learned = batch is not None and has_signal(training.objective, credit, batch)
     if batch is not None and learned:
         metrics |= batch_metrics(batch, credit)
+        probed = probe(training, collected)
         with clock.timed("learn"):
             metrics |= learner.update(batch, credit, len(collected.scored), When(spec.seed, step))
+        metrics |= probed()
     metrics["learn/skipped"] = float(not learned)
     metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
 
@@ -94,6 +96,23 @@ def roll_and_select(training: Training, step: int) -> Collected:
 
     resample = spec.rollout.on_empty == "resample"
     return collect(roll, training.objective.sampler, spec.rollout.prompts_per_step, spec.rollout.max_refills, resample)
+
+
+def probe(training: Training, collected: Collected) -> Callable[[], dict[str, float]]:
+    """Measure some dropped rollouts' log-prob now; what is returned measures it again, and gives both."""
+    kept = {r.key for r in collected.kept}
+    dropped = [r for r in shown(collected.scored) if r.key not in kept][: training.spec.learner.probe_dropped]
+    if not dropped:
+        return dict
+    with training.clock.timed("probe"):
+        before = training.preparer.mean_logprob(dropped)
+
+    def again() -> dict[str, float]:
+        with training.clock.timed("probe"):
+            after = training.preparer.mean_logprob(dropped)
+        return {"probe/dropped_logprob_before": before, "probe/dropped_logprob_after": after}
+
+    return again
 
 
 def dropped_rows(objective: Objective, collected: Collected) -> Sequence[Rollout]:

@@ -19,6 +19,8 @@ from rlvr_core.errors import ContractError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlvr_core.policy.forward import Rows
+
 FinishReason = Literal["stop", "length"]
 Status = Literal["ok", "abstain", "no_answer", "unparsed", "timeout", "crash", "error"]
 Scope = Literal["chosen", "all"]
@@ -244,6 +246,8 @@ class MicroBatch:
     """label -> ``logprobs`` [B,T] or ``hidden`` [B,T,D], without gradient."""
     fixed: dict[str, Tensor] = field(default_factory=dict)
     """Per-token tensors from prepare and credit: ``returns``, ``old_values``."""
+    rows: Rows | None = None
+    """The padded token ids, for components that run a model of their own."""
     normal: Callable[[str, int, float], Tensor] | None = None
     """``normal(name, size, std)`` -> [B,size]: noise keyed by seed, step, iteration, prompt and sample."""
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -41,6 +41,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     **{name: {"name": name} for name in ("dr_grpo", "dapo", "gspo", "cispo", "sapo", "rloo", "reinforce_pp")},
     "ppo": {"name": "ppo"},
+    "ppo_critic_of_its_own": {"name": "ppo", "regularisers": {"value": {"critic": "model"}}},
     "ppo_with_similarity": {
         "name": "ppo",
         "references": {"twin": {"name": "ema_twin"}},

@@ -97,6 +97,17 @@ def test_the_saved_model_gives_the_evaluation_again(place: Path, tmp_path: Path)
     assert same == len(saved) == 12
 
 
+def test_the_probe_sees_dropped_rollouts_move_and_moves_nothing_itself(place: Path, tmp_path: Path) -> None:
+    run(spec(place, tmp_path / "plain"))
+    run(spec(place, tmp_path / "probed", learner={"learning_rate": 1e-2, "probe_dropped": 3}))
+    assert torch.equal(weights(tmp_path / "plain"), weights(tmp_path / "probed"))
+    assert not any("probe/dropped_logprob_before" in row for row in rows(tmp_path / "plain"))
+    probed = [row for row in rows(tmp_path / "probed") if "probe/dropped_logprob_before" in row]
+    assert probed and all(row["probe/dropped_logprob_before"] < 0 for row in probed)
+    assert any(row["probe/dropped_logprob_after"] != row["probe/dropped_logprob_before"] for row in probed)
+    assert undocumented(sorted(probed[0])) == []
+
+
 def test_a_run_is_repeatable_and_another_seed_is_another_run(place: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(spec(place, tmp_path / name, seed=seed))

@@ -105,6 +105,13 @@ class Preparer:
         batch = replace(batch, logprobs=batch.logprobs.where(batch.mask, 0.0))
         return self._shape(batch) if self.objective.shapers else batch
 
+    def mean_logprob(self, rollouts: Sequence[Rollout]) -> float:
+        """Mean log-prob of a token of these rollouts under the policy as it is now, in nats."""
+        batch = blank_batch(rollouts, [], self.limits.completion_length)
+        stale = torch.ones(len(rollouts), dtype=torch.bool)
+        batch = self._compute(batch, frozenset({"logprobs"}), {}, stale)
+        return float(batch.logprobs[batch.mask].mean())
+
     def _early_references(self) -> dict[str, frozenset[str]]:
         """Reference log-probs computed here: those that shapers read, and those of references that do not move."""
         wanted = dict(self.objective.reference_quantities(self.objective.prepare_needs()))

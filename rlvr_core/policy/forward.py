@@ -141,6 +141,14 @@ def completion_quantities(
     return found
 
 
+def completion_states(decoder: nn.Module, rows: Rows) -> Tensor:
+    """[B,T,D]: final hidden states of any decoder where each completion token was chosen; zeros at padding."""
+    hidden: Tensor = decoder(input_ids=rows.ids, use_cache=False).last_hidden_state
+    row, t = rows.positions()
+    found = hidden[row, rows.prompt_lengths[row] + t - 1]
+    return _spread(found, (rows.ids.shape[0], rows.width, hidden.shape[-1]), row, t)
+
+
 def _run(model: PreTrainedModel, head: Head, rows: Rows) -> tuple[Tensor, Tensor | None]:
     """Final hidden states [B,S,D], and logits [B,S,V] where only the model itself can make them."""
     inputs: dict[str, Any] = {"input_ids": rows.ids, "use_cache": False}

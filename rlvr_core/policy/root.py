@@ -80,7 +80,7 @@ class Root(nn.Module):
         }
         with self.numerics.context(self.policy.device):
             found = completion_quantities(self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk)
-        batch.quantities = found
+        batch.quantities, batch.rows = found, rows
         for name in sorted(provided):
             found[name] = self.providers[name].provide(name, batch)
         return found

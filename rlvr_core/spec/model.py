@@ -69,6 +69,12 @@ class LearnerSection(Options):
     mixed_precision: Literal["auto", "no", "bf16"] = option(
         "auto", "autocast of forwards; auto: bf16 on an accelerator that has it, no on CPU"
     )
+    probe_dropped: int = option(
+        0,
+        "rollouts that the sampler dropped whose log-prob is measured before and after each update: what learning from the others does "
+        "to them (POPO's implicit negative gradient); costs forwards; 0: none",
+        ge=0,
+    )
     logprob_chunk_tokens: int = option(1024, "completion tokens whose logits exist at once", ge=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from rlvr_core.options import Options, option
@@ -20,11 +21,18 @@ class GaeOptions(Options):
 
 
 class ValueOptions(Options):
-    """The critic: a value head on the policy's final hidden states, and its loss."""
+    """The critic and its loss."""
 
+    critic: Literal["head", "model"] = option(
+        "head",
+        "head: a value head on the policy's final hidden states; model: that head on a copy of the policy, trained on its own",
+    )
     coef: float = option(0.1, "coefficient of the value loss", gt=0.0, symbol="c_1")
     clip: float | None = option(
         0.2, "a prediction further than this from the batch's old one stops being pulled; null: never", gt=0.0
     )
     learning_rate: float | None = option(1e-3, "rate of the value head; null: the policy's", gt=0.0)
     detach: bool = option(False, "keep the value loss out of the policy's own weights")
+
+    def inert(self) -> Mapping[str, str]:
+        return {"detach": "a critic of its own never touches the policy's weights"} if self.critic == "model" else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from rlvr_core.components.maths import at_last_action, whitened
 from rlvr_core.contracts import CreditAssigner, ModelDims, Needs, Regulariser
+from rlvr_core.policy.forward import completion_states
 from rlvr_core.records import Batch, Credit, MicroBatch, Term
 
 
@@ -60,7 +62,8 @@ class Value(Regulariser):
     provides = frozenset({"values"})
 
     def needs(self) -> Needs:
-        return Needs(policy=frozenset({"values", "states"}), fixed=frozenset({"old_values", "returns"}))
+        states = frozenset({"states"}) if self.options.critic == "head" else frozenset()
+        return Needs(policy=states | {"values"}, fixed=frozenset({"old_values", "returns"}))
 
     def learning_rate(self) -> float | None:
         rate: float | None = self.options.learning_rate
@@ -70,11 +73,18 @@ class Value(Regulariser):
         self.head = nn.Linear(dims.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        return self.head
+        if self.options.critic == "head":
+            return self.head
+        self.decoder = copy.deepcopy(policy.get_decoder())
+        return nn.ModuleDict({"decoder": self.decoder, "head": self.head})
 
     def provide(self, name: str, batch: MicroBatch) -> Tensor:
-        states = batch["states"].to(self.head.weight.dtype)
-        values: Tensor = self.head(states.detach() if self.options.detach else states).squeeze(-1)
+        if self.options.critic == "model":
+            assert batch.rows is not None  # the root module sets them
+            states = completion_states(self.decoder, batch.rows)
+        else:
+            states = batch["states"].detach() if self.options.detach else batch["states"]
+        values: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1)
         return values
 
     def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
