@@ -746,3 +746,18 @@ def test_a_part_of_a_file_can_be_ablated_from_the_command_line(tmp_path: Path) -
     apply_assignments(source, ["objective.regularisers.similarity.noise=0.1"])
     with pytest.raises(SpecError, match=r"noise: has no effect"):
         resolve(source, catalogue())
+
+
+def test_naming_one_observer_does_not_silence_the_others() -> None:
+    def observers(**parts: Any) -> list[str]:
+        data = {"model": {"name": "m"}, "task": {"name": "arithmetic"}, "objective": {"name": "popo"}, "observers": parts}
+        resolved = resolve(from_mapping(data), catalogue())
+        again = resolve(from_mapping(resolved.as_dict()), catalogue())
+        assert list(again.observers) == list(resolved.observers)
+        return list(resolved.observers)
+
+    assert observers() == ["progress", "jsonl"]
+    assert observers(tracker={}) == ["progress", "jsonl", "tracker"]
+    assert observers(progress=None) == ["jsonl"]
+    with pytest.raises(SpecError, match="none to take away"):
+        observers(progres=None)

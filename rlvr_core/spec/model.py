@@ -101,6 +101,10 @@ class CheckpointSection(Options):
     keep: int = option(1, "checkpoints kept, the newest", ge=1)
 
 
+DEFAULT_OBSERVERS: Mapping[str, Part] = {"progress": {"name": "progress"}, "jsonl": {"name": "jsonl"}}
+"""Observers of every run, unless a spec changes them or sets them to null."""
+
+
 class Spec(Options):
     """A whole run."""
 
@@ -122,6 +126,7 @@ class Spec(Options):
     learner: LearnerSection = option(LearnerSection(), "how the policy is updated")
     evaluation: EvaluationSection = option(EvaluationSection(), "held-out problems, scored before, during and after")
     checkpoint: CheckpointSection = option(CheckpointSection(), "what is kept to go on from")
-    observers: dict[str, Part] = option(
-        {"progress": {"name": "progress"}, "jsonl": {"name": "jsonl"}}, "who is told of events, by label"
+    observers: dict[str, Part | None] = option(
+        {},
+        "who is told of events, by label, besides `progress` and `jsonl`; these are changed, or taken away with null, by their labels",
     )

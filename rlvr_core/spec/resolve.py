@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlvr_core.errors import PluginError, SpecError, nearest
 from rlvr_core.options import Options
 from rlvr_core.plugins import Catalogue, Component
-from rlvr_core.spec.model import RolloutSection, Spec
+from rlvr_core.spec.model import DEFAULT_OBSERVERS, RolloutSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective, Part
 from rlvr_core.spec.source import KeyPath, Source
 
@@ -117,6 +117,7 @@ class Resolved:
         data["rewards"] = {label: bound.as_dict() for label, bound in self.rewards.items()}
         data["objective"] = self.objective.as_dict()
         data["observers"] = {label: bound.as_dict() for label, bound in self.observers.items()}
+        data["observers"] |= {label: None for label in DEFAULT_OBSERVERS if label not in self.observers}
         return data
 
 
@@ -138,7 +139,7 @@ class _Resolver:
         spec = self.check(Spec, self.source.data, ())
         objective, task, engine = self.objective(), self.task(), self.engine()
         rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
-        observers = self.labelled("observer", self.written("observers"), ("observers",))
+        observers = self.observers()
         if self.written("rewards") == {}:
             self.mistake(("rewards",), "a run needs at least one reward")
         if self.mistakes:
@@ -161,6 +162,15 @@ class _Resolver:
         rollout, default = self.written("rollout") or {}, RolloutSection().engine
         part, path = rollout.get("engine", default), ("rollout", "engine")
         return self.part("rollout", part, path, default_name=default["name"]) if isinstance(part, dict) else None
+
+    def observers(self) -> dict[str, Bound]:
+        """The observers of every run, with the spec's changes and its own."""
+        written = self.written("observers") or {}
+        for label, part in written.items():
+            if part is None and label not in DEFAULT_OBSERVERS:
+                self.mistake(("observers", label), f"there is none to take away; {nearest(label, DEFAULT_OBSERVERS)}")
+        parts = {label: part for label, part in {**DEFAULT_OBSERVERS, **written}.items() if part is not None}
+        return self.labelled("observer", parts, ("observers",))
 
     def mistake(self, path: KeyPath, message: str) -> None:
         """Note a mistake. The first at a path is the one to mend."""

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from rlvr_core.plugins import Catalogue, Component
-from rlvr_core.spec.model import RolloutSection, Spec
+from rlvr_core.spec.model import DEFAULT_OBSERVERS, RolloutSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
 
 Json = dict[str, Any]
@@ -67,7 +67,7 @@ class _Schema:
         _refer(properties, "task", self.part("task"))
         _refer(properties, "objective", self.objectives())
         _refer(properties, "rewards", {"minProperties": 1, **self.labelled("reward")})
-        _refer(properties, "observers", self.labelled("observer"))
+        _refer(properties, "observers", self.labelled("observer", DEFAULT_OBSERVERS))
         engine = RolloutSection().engine["name"]
         _refer(properties["rollout"]["properties"], "engine", self.part("rollout", unnamed=engine))
         return {"$schema": DIALECT, "title": "rlvr spec", **schema, "$defs": self.definitions}
