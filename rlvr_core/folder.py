@@ -38,8 +38,12 @@ def check_free(output: Path, overwrite: bool) -> None:
     """Raise RunFolderError where a folder is in the way. Only a run's own folder is ever overwritten."""
     if not output.exists():
         nearest = next(parent for parent in output.absolute().parents if parent.exists())
-        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            raise RunFolderError(f"output {output}: {nearest} is not a folder one can write to; choose another with --output")
+        try:
+            tempfile.TemporaryDirectory(dir=nearest).cleanup()
+        except OSError:
+            raise RunFolderError(
+                f"output {output}: {nearest} is not a folder one can write to; choose another with --output"
+            ) from None
         return
     if output.is_dir() and not any(output.iterdir()):
         return
@@ -51,6 +55,19 @@ def check_free(output: Path, overwrite: bool) -> None:
         raise RunFolderError(
             f"output {output} holds a run already; choose another with --output, go on with --resume, or --overwrite it"
         )
+
+
+def check_resumable(output: Path) -> None:
+    """Raise RunFolderError where a run has ended, or kept nothing to go on from."""
+    if any((output / "checkpoints").glob("step-*")):
+        return
+    summary = output / SUMMARY
+    ended = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    if ended.get("status") == "finished":
+        raise RunFolderError(
+            f"{output} finished its {ended['steps']} steps and keeps no checkpoint, so there is nothing to resume"
+        )
+    raise RunFolderError(f"{output} holds no checkpoint to resume from; set checkpoint.every in the spec, and start it anew")
 
 
 def create(output: Path, resolved: Resolved, catalogue: Catalogue, command: str) -> None:

@@ -19,6 +19,7 @@ from rlvr_core.contracts import (
     Shaper,
 )
 from rlvr_core.errors import SpecError
+from rlvr_core.plugins import catalogue
 from rlvr_core.policy.forward import POLICY_QUANTITIES
 from rlvr_core.spec.resolve import ResolvedObjective, is_switched_off
 
@@ -107,6 +108,16 @@ def build_objective(resolved: ResolvedObjective) -> Objective:
     return objective
 
 
+def _providers(name: str) -> str:
+    """Which installed parts would provide a quantity."""
+    slots = {"regulariser": "regularisers.{}", "loss": "loss"}
+    found = [c for c in catalogue() if c.kind in slots and name in c.load().provides]
+    if not found:
+        return "no installed part does"
+    ways = (f"--set objective.{slots[c.kind].format(c.name)}.name={c.name}" for c in found)
+    return f"add one that does: {' or '.join(ways)}"
+
+
 def _check_provided(objective: Objective) -> None:
     provided: dict[str, str] = {}
     for label, part in objective.differentiables.items():
@@ -125,7 +136,4 @@ def _check_provided(objective: Objective) -> None:
     learn = {label: (needs.policy, POLICY_QUANTITIES | provided.keys()) for label, needs in objective.learn_needs().items()}
     for label, (wanted, there) in {**learn, **prepare}.items():
         for name in sorted(wanted - there):
-            raise SpecError(
-                f"objective.{label}: needs '{name}', which no active part provides; add a regulariser that does "
-                f"(`rlvr plugins show` lists what each part needs and provides)"
-            )
+            raise SpecError(f"objective.{label}: needs '{name}', which no active part provides; {_providers(name)}")

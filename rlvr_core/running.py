@@ -49,7 +49,9 @@ def run(
         raise RunFolderError(f"{output} holds no run to resume")
     from rlvr_core import folder
 
-    if not resume:
+    if resume:
+        folder.check_resumable(output)
+    else:
         folder.check_free(output, overwrite)
     from rlvr_core.planning import check_fits
 
@@ -75,6 +77,7 @@ class _Run:
         from transformers.utils.logging import disable_progress_bar
 
         from rlvr_core import setup
+        from rlvr_core.events import Notice
 
         disable_progress_bar()  # loading a model must not write over our own progress
 
@@ -89,6 +92,14 @@ class _Run:
             self._open()
             with self._interruptible():
                 return self._train()
+        except KeyboardInterrupt:
+            done = (
+                "nothing was written"
+                if not (self.output / "manifest.json").exists()
+                else f"what was written stands in {self.output}"
+            )
+            self.tell(Notice(f"interrupted; {done}", "warning"))
+            raise
         finally:
             self._close()
 

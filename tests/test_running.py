@@ -255,14 +255,17 @@ def test_two_ranks_take_the_same_steps_as_one(place: Path, tmp_path: Path) -> No
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-4, rtol=1e-3)
 
 
+def start_run(file: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rlvr_core", "run", str(file)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_ctrl_c_ends_cleanly_says_what_was_kept_and_can_be_resumed(place: Path, tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text(
         yaml.safe_dump(spec(place, tmp_path / "run", steps=100_000, observers={"jsonl": {}, "progress": {"every": 1000}}))
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlvr_core", "run", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start_run(file)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
@@ -279,3 +282,54 @@ def test_ctrl_c_ends_cleanly_says_what_was_kept_and_can_be_resumed(place: Path, 
     data = yaml.safe_load((tmp_path / "run" / "spec.yaml").read_text())
     result = run({**data, "steps": last + 2}, resume=True)
     assert result.summary["status"] == "finished" and len(rows(tmp_path / "run")) == last + 2
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "rlvr_core", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:
+    run(spec(place, tmp_path / "done", steps=1))
+    (tmp_path / "file").write_text("")
+    mistakes = {
+        ("run", "--resume", str(tmp_path / "done")): "nothing to resume",
+        ("run", "--resume", str(tmp_path / "nowhere")): "no such folder",
+        ("run", "--steps", "3", "--set", "steps=4"): "given twice",
+        ("run", "--model", "m", "--task", "arithmetic"): "--objective",
+        ("run", "--output", str(tmp_path / "file" / "x")): "not a folder one can write to",
+        ("run", "--objective", "grpo", "--set", "objective.credit.name=gae"): "objective.regularisers.value.name=value",
+        ("report", str(tmp_path / "done"), "--output", str(tmp_path)): "ends in .png",
+        ("report", str(tmp_path / "file")): "no run's folder",
+        (
+            "plan",
+            "--model",
+            str(place / "model"),
+            "--task",
+            "jsonl",
+            "--objective",
+            "grpo",
+            "--set",
+            "task.path=gone.jsonl",
+        ): "gone.jsonl",
+    }
+    for arguments, said in mistakes.items():
+        done = cli(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1, (arguments, done.stderr)
+
+
+def test_an_interruption_before_the_first_step_says_that_nothing_was_written(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "slow.yaml"
+    (place / "slow.py").write_text(
+        "import time\ndef slow(completions, **_):\n    time.sleep(60)\n    return [0.0] * len(completions)\n"
+    )
+    rewards = {"slow": {"name": "function", "function": f"{place}/slow.py:slow"}}
+    file.write_text(yaml.safe_dump(spec(place, tmp_path / "run", rewards=rewards)))
+    process = start_run(file)
+    assert process.stdout is not None
+    while "tokenizer:" not in (line := process.stdout.readline()):
+        assert line, "the run ended by itself"
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "nothing was written" in output and not (tmp_path / "run").exists()

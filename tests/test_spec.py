@@ -761,3 +761,20 @@ def test_naming_one_observer_does_not_silence_the_others() -> None:
     assert observers(progress=None) == ["jsonl"]
     with pytest.raises(SpecError, match="none to take away"):
         observers(progres=None)
+
+
+def test_an_empty_mapping_of_parts_is_no_way_to_take_them_away() -> None:
+    data = {"model": {"name": "m"}, "task": {"name": "arithmetic"}, "objective": {"name": "popo", "references": {}}}
+    with pytest.raises(SpecError, match="takes nothing away"):
+        resolve(from_mapping(data), catalogue())
+
+
+def test_rewards_that_all_weigh_nothing_are_refused() -> None:
+    data = {
+        "model": {"name": "m"},
+        "task": {"name": "arithmetic"},
+        "objective": {"name": "popo"},
+        "rewards": {"math": {"weight": 0}},
+    }
+    with pytest.raises(SpecError, match="every weight is 0"):
+        resolve(from_mapping(data), catalogue())

@@ -54,10 +54,20 @@ def resolved_from(
     }
     changes = [(path, value, f"{flag} {value}") for path, (value, flag) in flags.items() if value is not None]
     changes += [(*parse_assignment(text), f"--set {text}") for text in assignments or ()]
+    _refuse_twice(changes)
     source = read_spec(spec) if spec is not None else _default_source({path for path, _, _ in changes})
     for path, value, origin in changes:
         source.set(path, value, origin)
     return resolve(source, catalogue())
+
+
+def _refuse_twice(changes: Sequence[tuple[tuple[str, ...], object, str]]) -> None:
+    """One key, two values on one command line: no telling which was meant."""
+    said: dict[tuple[str, ...], str] = {}
+    for path, _, origin in changes:
+        if path in said:
+            raise SpecError(f"{origin}: {'.'.join(path)} is given twice, first by {said[path]}; leave one out")
+        said[path] = origin
 
 
 def _default_source(changed: set[tuple[str, ...]]) -> Source:

@@ -41,7 +41,10 @@ def plan(
     seed: Seed = None,
     assignments: Assignments = None,
 ) -> None:
-    """Say what a run would do and need. Trains nothing, loads no weights, writes nothing; refuses what cannot fit."""
+    """Say what a run would do and need. Trains nothing, loads no weights, writes nothing.
+
+    Refuses what cannot fit the device, and data that cannot be read; says where the estimate of the rest is likely too much.
+    """
     resolved = resolved_from(spec, objective, model, task, output, steps, seed, assignments)
     from rlvr_core.objective import build_objective
 
@@ -74,6 +77,8 @@ def show_plan(resolved: Resolved, objective: Objective) -> None:
     if resolved.spec.prompt.max_length is None:
         typer.echo("prompt.max_length, where set, takes the place of the assumed length of prompts")
     planning.refuse_too_big(resolved, memory)
+    typer.echo()
+    _section("task", iter([resolved.task.build().describe()]))
 
 
 def _section(title: str, lines: Iterator[str]) -> None:
@@ -107,7 +112,7 @@ def rank_lines(device: Device) -> Iterator[str]:
     if device.kind == "cpu":
         yield f"{torch.get_num_threads()} CPU threads each (OMP_NUM_THREADS sets them)"
     if ranks() == 1:
-        yield "for N processes on this machine: torchrun --nproc-per-node N --no-python rlvr run SPEC"
+        yield "for N processes on this machine: torchrun --nproc-per-node N -m rlvr_core run SPEC"
 
 
 def stage_rows(resolved: Resolved, objective: Objective) -> Iterator[tuple[str, ...]]:

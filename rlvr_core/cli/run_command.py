@@ -18,7 +18,7 @@ from rlvr_core.cli.options import (
     TaskName,
     resolved_from,
 )
-from rlvr_core.errors import SpecError
+from rlvr_core.errors import RunFolderError, SpecError
 
 
 def run(
@@ -48,4 +48,8 @@ def run(
             raise SpecError(
                 f"--resume goes on with the run's own spec, so {name} has no effect; only --steps may be given with it"
             )
+    if not (resume / "spec.yaml").is_file():
+        raise RunFolderError(
+            f"--resume {resume}: {'holds no run: there is no spec.yaml in it' if resume.is_dir() else 'no such folder'}"
+        )
     run_spec(resolved_from(resume / "spec.yaml", None, None, None, str(resume), steps, None, None), resume=True)

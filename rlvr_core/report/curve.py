@@ -12,6 +12,8 @@ from rlvr_core.errors import RlvrError, RunFolderError
 
 def draw(runs: Sequence[Path], output: Path) -> None:
     """Write a picture. Raises RunFolderError where a folder is no run, RlvrError where matplotlib is missing."""
+    if output.suffix not in (".png", ".svg", ".pdf") or output.is_dir():
+        raise RlvrError(f"--output {output}: name a file that ends in .png, .svg or .pdf")
     read = [(run, *_read(run)) for run in runs]
     try:
         import matplotlib
@@ -45,8 +47,8 @@ def _read(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of metrics.jsonl, and summary.json where the run has ended."""
     try:
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise RunFolderError(f"{run} holds no metrics.jsonl, so it is no run") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(f"{run} is no run's folder: there is no metrics.jsonl in it") from None
     summary = run / "summary.json"
     return rows, json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
 

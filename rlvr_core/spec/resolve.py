@@ -70,13 +70,13 @@ class ResolvedObjective:
         """As a spec has it."""
         data: dict[str, Any] = {"name": self.name, "sampler": self.sampler.as_dict()}
         data["correction"] = self.correction.as_dict() if self.correction else None
-        data["shapers"] = {label: bound.as_dict() for label, bound in self.shapers.items()}
         data["credit"], data["loss"] = self.credit.as_dict(), self.loss.as_dict()
         data["loss_agg_mode"] = self.loss_agg_mode
-        data["references"] = {label: bound.as_dict() for label, bound in self.references.items()}
-        data["regularisers"] = {label: bound.as_dict() for label, bound in self.regularisers.items()}
-        for slot, label in ((path[1], path[2]) for path in self.removed):
-            data[slot][label] = None
+        for slot in LABELLED_SLOTS:
+            parts: dict[str, Part | None] = {label: bound.as_dict() for label, bound in getattr(self, slot).items()}
+            parts |= {label: None for _, removed_from, label in self.removed if removed_from == slot}
+            if parts:
+                data[slot] = parts
         return data
 
 
@@ -142,6 +142,8 @@ class _Resolver:
         observers = self.observers()
         if self.written("rewards") == {}:
             self.mistake(("rewards",), "a run needs at least one reward")
+        elif rewards and all(bound.weight == 0 for bound in rewards.values()):
+            self.mistake(("rewards",), "every weight is 0, so every reward would be 0; give one another weight")
         if self.mistakes:
             raise SpecError(*self.mistakes.values())
         assert spec and objective and task and engine  # no mistakes, so each is there
@@ -254,6 +256,11 @@ class _Resolver:
         for key, value in changes.items():
             path = ("objective", key)
             if key in LABELLED_SLOTS:
+                if value == {} and data[key]:
+                    self.mistake(
+                        path,
+                        f"an empty mapping takes nothing away; to take a part away write null, as {{{next(iter(data[key]))}: null}}",
+                    )
                 data[key] = self.merge_labelled(data[key], value, path)
             elif key in SINGLE_SLOTS:
                 if value is None and key != "correction":
@@ -357,6 +364,14 @@ def is_switched_off(bound: Bound) -> bool:
     return bound.component.kind in ("shaper", "regulariser") and getattr(bound.options, "coef", 1.0) == 0
 
 
+REQUIRED = {
+    "model": "name a folder or a hub name, with --model or as model: {name: ...}",
+    "task": "name one, with --task or as task: {name: ...} (`rlvr plugins` lists them)",
+    "objective": "name one, with --objective or as objective: {name: ...} (`rlvr plugins` lists them)",
+}
+"""What to write for a section that has no default."""
+
+
 def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
     """One pydantic error as (path, message with a way out)."""
     loc = tuple(str(part) for part in item["loc"])
@@ -365,7 +380,7 @@ def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
     if item["type"] == "extra_forbidden":
         return where, f"unknown key; {_belongs(model, loc) or nearest(loc[-1], _keys_at(model, loc[:-1]))}"
     if item["type"] == "missing":
-        return where, "is required"
+        return where, f"is required; {REQUIRED[loc[-1]]}" if model is Spec and loc[-1] in REQUIRED else "is required"
     if item["type"] in ("dict_type", "model_type"):
         return where, f"write a mapping, as {{name: {value}}}" if isinstance(value, str) else "write a mapping of keys to values"
     message = item["msg"].removeprefix("Value error, ")
