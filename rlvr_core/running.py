@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlvr_core.errors import RunFolderError
+from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.plugins import catalogue
 from rlvr_core.spec.resolve import Resolved, resolve
 from rlvr_core.spec.source import Source, apply_assignments, from_mapping, read_spec
@@ -28,7 +28,12 @@ class RunResult:
 
 def load(spec: str | Path | Mapping[str, Any] | Resolved, assignments: Iterable[str] = ()) -> Resolved:
     """A spec file or mapping, checked against what is installed. Raises SpecError before anything else happens."""
+    assignments = [assignments] if isinstance(assignments, str) else list(assignments)
     if isinstance(spec, Resolved):
+        if assignments:
+            raise SpecError(
+                f"set={assignments}: a spec that is resolved already takes no changes; give the file or mapping it came from"
+            )
         return spec
     source: Source = from_mapping(spec) if isinstance(spec, Mapping) else read_spec(spec)
     apply_assignments(source, assignments)

@@ -19,7 +19,7 @@ from metric_docs import undocumented
 
 from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.policy.loading import load_model, load_tokenizer, save_model
-from rlvr_core.running import run
+from rlvr_core.running import load, run
 from rlvr_core.testing import tiny_policy, tiny_tokenizer
 
 REWARD = """
@@ -333,3 +333,10 @@ def test_an_interruption_before_the_first_step_says_that_nothing_was_written(pla
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
     assert "nothing was written" in output and not (tmp_path / "run").exists()
+
+
+def test_changes_from_a_notebook_are_taken_or_refused_never_dropped(place: Path, tmp_path: Path) -> None:
+    result = run(spec(place, tmp_path / "run"), set="steps=1")
+    assert result.summary["steps"] == 1
+    with pytest.raises(SpecError, match="takes no changes"):
+        run(load(spec(place, tmp_path / "other")), set=["steps=1"])
