@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr_core.events import Event, Notice, StepFinished
@@ -59,22 +59,16 @@ def take_step(training: Training, step: int) -> None:
     clock.seconds.clear()
     started = time.perf_counter()
 
-    collected = roll_and_select(training, step)
-    metrics: dict[str, Any] = {"step": step, **rollout_metrics(collected), **collected.metrics}
-
-    batch: Batch | None = None
-    if collected.kept:
-        with clock.timed("prepare"):
-            batch = training.preparer.prepare(collected.kept, dropped_rows(training.objective, collected), learner.version)
-            credit, credit_metrics = assign_credit(training.objective, batch, learner.version)
-            metrics |= credit_metrics
-    learned = batch is not None and has_signal(training.objective, credit, batch)
-    if batch is not None and learned:
+    drawn = draw(training, step)
+    collected, batch, credit = drawn.collected, drawn.batch, drawn.credit
+    metrics: dict[str, Any] = {"step": step, **rollout_metrics(collected), **collected.metrics, **drawn.metrics}
+    if batch is not None and credit is not None:
         metrics |= batch_metrics(batch, credit)
         probed = probe(training, collected)
         with clock.timed("learn"):
             metrics |= learner.update(batch, credit, len(collected.scored), When(spec.seed, step))
         metrics |= probed()
+    learned = credit is not None
     metrics["learn/skipped"] = float(not learned)
     metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
 
@@ -86,16 +80,49 @@ def take_step(training: Training, step: int) -> None:
         training.tell(Notice(f"step 1 brought no signal: {no_signal_advice(collected)}", "warning"))
 
 
-def roll_and_select(training: Training, step: int) -> Collected:
-    """Draw prompts and completions, with as many refills as the sampler asks for and the spec allows."""
+@dataclass(frozen=True)
+class Drawn:
+    """A step's rollouts, prepared and credited; batch and credit are None where they hold no signal."""
+
+    collected: Collected
+    batch: Batch | None
+    credit: Credited | None
+    metrics: Mapping[str, float]
+
+
+def draw(training: Training, step: int) -> Drawn:
+    """Roll out, select, prepare and credit; under `on_empty: resample` with other prompts until there is a signal."""
+    attempts = training.spec.rollout.max_refills if training.spec.rollout.on_empty == "resample" else 0
+    first = 0
+    for attempt in range(attempts + 1):
+        collected = roll_and_select(training, step, first)
+        batch, credit, metrics = prepare_and_credit(training, collected)
+        if credit is not None or attempt == attempts:
+            break
+        first += len({r.key.group for r in collected.scored})
+    return Drawn(replace(collected, rounds=collected.rounds + attempt), batch, credit, metrics)
+
+
+def roll_and_select(training: Training, step: int, first: int) -> Collected:
+    """Draw prompts and completions, with as many refills as the sampler asks for and the spec allows. ``first``: prompts drawn before."""
     spec = training.spec
 
-    def roll(number: int, first: int) -> list[Rollout]:
-        scored = training.roller.roll(training.prompts.draw(number), step, first, spec.rollout.group_size, training.sampling)
+    def roll(number: int, start: int) -> list[Rollout]:
+        scored = training.roller.roll(training.prompts.draw(number), step, start, spec.rollout.group_size, training.sampling)
         return shuffled_rewards(scored, spec.seed, step) if spec.control == "shuffled_rewards" else scored
 
-    resample = spec.rollout.on_empty == "resample"
-    return collect(roll, training.objective.sampler, spec.rollout.prompts_per_step, spec.rollout.max_refills, resample)
+    return collect(roll, training.objective.sampler, spec.rollout.prompts_per_step, spec.rollout.max_refills, first)
+
+
+def prepare_and_credit(training: Training, collected: Collected) -> tuple[Batch | None, Credited | None, Mapping[str, float]]:
+    """Batch and credit, where anything was kept and pushes."""
+    if not collected.kept:
+        return None, None, {}
+    with training.clock.timed("prepare"):
+        dropped = dropped_rows(training.objective, collected)
+        batch = training.preparer.prepare(collected.kept, dropped, training.learner.version)
+        credit, metrics = assign_credit(training.objective, batch, training.learner.version)
+    return (batch, credit, metrics) if has_signal(training.objective, credit, batch) else (None, None, metrics)
 
 
 def probe(training: Training, collected: Collected) -> Callable[[], dict[str, float]]:

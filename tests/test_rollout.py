@@ -180,20 +180,7 @@ def test_refills_are_bounded_and_number_their_prompts_on(wanted: int, allowed: i
         calls.append((number, first))
         return scripted_rollouts([[1, 0]] * number, [[2, 2]] * number)
 
-    collected = collect(roll, Asking(wanted), 4, allowed, False)  # type: ignore[arg-type]
+    collected = collect(roll, Asking(wanted), 4, allowed)  # type: ignore[arg-type]
     assert collected.rounds == expected
     assert calls == [(4, 0)] + [(2, 4 + 2 * i) for i in range(expected)]
     assert len(collected.scored) == 2 * (4 + 2 * expected)
-
-
-class Nothing:
-    def select(self, scored: list[Rollout], round: int) -> Selection:
-        return Selection([])
-
-
-def test_an_empty_selection_is_resampled_only_where_the_spec_says_so() -> None:
-    def roll(number: int, first: int) -> list[Rollout]:
-        return scripted_rollouts([[0, 0]] * number, [[2, 2]] * number)
-
-    assert collect(roll, Nothing(), 3, 4, False).rounds == 0  # type: ignore[arg-type]
-    assert collect(roll, Nothing(), 3, 4, True).rounds == 4  # type: ignore[arg-type]

@@ -170,6 +170,20 @@ def test_a_step_without_signal_moves_nothing_and_is_reported(place: Path, tmp_pa
     assert stopped.summary["steps"] == 1 and "no signal" in stopped.summary["status"]
 
 
+@pytest.mark.parametrize("objective", ["popo", "grpo"])
+def test_a_step_without_signal_is_drawn_again_with_other_prompts_where_the_spec_says_so(
+    place: Path, tmp_path: Path, objective: str
+) -> None:
+    """POPO keeps nothing, GRPO keeps rollouts of which every credit is 0: both are steps without signal."""
+    (place / "nothing.py").write_text("def nothing(completions, **_):\n    return [0.0] * len(completions)\n")
+    rewards = {"nothing": {"name": "function", "function": f"{place}/nothing.py:nothing"}}
+    rollout = {"on_empty": "resample", "max_refills": 3, "max_completion_length": 8, "prompts_per_step": 2, "group_size": 2}
+    run(spec(place, tmp_path / "run", rewards=rewards, rollout=rollout, objective={"name": objective}, steps=2))
+    assert [(row["select/refills"], row["learn/skipped"]) for row in rows(tmp_path / "run")] == [(3.0, 1.0)] * 2
+    sampled = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert {row["prompt_number"] for row in sampled if row["step"] == 1} == {6, 7}  # the fourth draw of two
+
+
 def test_the_stale_inexact_engine_goes_through_prepare_and_every_objective_survives_it(place: Path, tmp_path: Path) -> None:
     from rlvr_core.plugins import Catalogue, Component, catalogue
     from rlvr_core.spec.resolve import resolve

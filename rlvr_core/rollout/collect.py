@@ -154,15 +154,14 @@ def shuffled_rewards(rollouts: Sequence[Rollout], seed: int, step: int) -> list[
 
 
 def collect(
-    roll: Callable[[int, int], list[Rollout]], sampler: Sampler, prompts: int, max_refills: int, resample_when_empty: bool
+    roll: Callable[[int, int], list[Rollout]], sampler: Sampler, prompts: int, max_refills: int, first: int = 0
 ) -> Collected:
     """Rounds of ``roll(number of prompts, first prompt's number)`` until the sampler is content or ``max_refills`` are used up."""
-    scored = roll(prompts, 0)
-    rounds, asked = 0, prompts
+    scored = roll(prompts, first)
+    rounds, asked = 0, first + prompts
     while True:
         selection = sampler.select(scored, rounds)
-        refill = selection.refill or (prompts if resample_when_empty and not selection.kept else 0)
-        if not refill or rounds >= max_refills:
+        if not selection.refill or rounds >= max_refills:
             return Collected(tuple(scored), tuple(selection.kept), rounds, selection.metrics)
-        scored = scored + roll(refill, asked)
-        rounds, asked = rounds + 1, asked + refill
+        scored = scored + roll(selection.refill, asked)
+        rounds, asked = rounds + 1, asked + selection.refill
