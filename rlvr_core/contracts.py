@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Batch,
         Completion,
         Credit,
+        Credited,
         Example,
         MicroBatch,
         Outcome,
@@ -42,7 +43,7 @@ class Component:
         self.options = options
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep across a restart; tensors and plain data."""
+        """State to keep across a restart: tensors, plain data (numbers, strings, lists, tuples, dicts) and ``Rollout`` records."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,8 +215,11 @@ class Differentiable(Component, ABC):
         """Compute one of ``provides`` for a micro-batch: [B,T]."""
         raise NotImplementedError
 
-    def denominators(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Denominators of its own: name -> [B], summed by the engine over chosen rows of the minibatch and all ranks."""
+    def denominators(self, batch: Batch, credit: Credited) -> Mapping[str, Tensor]:
+        """Denominators of its own, which its terms name in ``over``: name -> [B], each row's share.
+
+        The engine sums them over the minibatch's rows on all ranks: the chosen ones, or all for a term whose scope is ``all``.
+        """
         return {}
 
     @abstractmethod

@@ -9,6 +9,7 @@
     ├── DataError             a task's rows, or a reward's output, are wrong
     ├── ModelError            a model or tokenizer cannot be loaded or used
     ├── CapacityError         the run cannot fit the device
+    ├── DivergenceError       an update is not finite
     ├── RunFolderError        the output folder is in the way, or is not a run
     └── ContractError         a component broke its contract (a plugin author's mistake)
 
@@ -59,6 +60,10 @@ class ModelError(RlvrError):
 
 class CapacityError(RlvrError):
     """The run cannot fit the device."""
+
+
+class DivergenceError(RlvrError):
+    """The gradient of an update is not finite; nothing was changed by it."""
 
 
 class RunFolderError(RlvrError):

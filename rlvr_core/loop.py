@@ -9,11 +9,11 @@ from typing import Any
 
 from rlvr_core.events import Event, Notice, StepFinished
 from rlvr_core.learner.learner import Learner, When
-from rlvr_core.learner.micro import Credited, credited
+from rlvr_core.learner.micro import credited
 from rlvr_core.learner.prepare import Preparer
 from rlvr_core.metrics import batch_metrics, rollout_metrics, time_metrics
 from rlvr_core.objective import Objective
-from rlvr_core.records import Batch, Rollout, Sampling
+from rlvr_core.records import Batch, Credited, Rollout, Sampling
 from rlvr_core.rollout.collect import Clock, Collected, Roller, collect, shuffled_rewards
 from rlvr_core.rollout.prompts import PromptStream
 from rlvr_core.spec.model import Spec

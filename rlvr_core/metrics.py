@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from rlvr_core.learner.micro import Credited
-from rlvr_core.records import Batch, Rollout
+from rlvr_core.records import Batch, Credited, Rollout
 from rlvr_core.rollout.collect import Collected
 
 

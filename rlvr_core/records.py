@@ -202,6 +202,22 @@ class Credit:
 
 
 @dataclass(frozen=True)
+class Credited:
+    """Credit and correction of a whole batch, spread over tokens: each [B,T] float64, and [B] for ``row_weight``."""
+
+    advantage: Tensor
+    weight: Tensor
+    row_weight: Tensor
+    importance: Tensor
+    returns: Tensor | None
+
+    def has_signal(self, batch: Batch) -> bool:
+        """Whether any chosen token is pushed at all."""
+        push = (self.advantage * self.weight * self.importance).where(batch.mask & batch.chosen[:, None], 0.0)
+        return bool((push != 0).any())
+
+
+@dataclass(frozen=True)
 class Term:
     """One summand of the loss, for a micro-batch, before any division.
 

@@ -10,41 +10,49 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from rlvr_core.errors import RunFolderError
+from rlvr_core.learner.learner import Learner
 from rlvr_core.loop import Training
+from rlvr_core.records import Example, Outcome, Rollout, RowKey
 
 FOLDER = "checkpoints"
 
 
 def state_of(training: Training, step: int) -> dict[str, Any]:
-    """Weights, optimizer, schedule, references, every component's state, and where the prompts stand."""
-    learner = training.learner
-    return {
-        "step": step,
-        "version": learner.version,
-        "root": learner.root.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "scheduler": learner.scheduler.state_dict(),
-        "components": {name: part.state_dict() for name, part in training.objective.components()},
-        "prompts": training.prompts.state_dict(),
-    }
+    """What the learner must remember, and where the prompts stand."""
+    return {"step": step, **learner_state(training.learner), "prompts": training.prompts.state_dict()}
 
 
 def restore(training: Training, state: Mapping[str, Any]) -> None:
     """Take it all back. Every part's state must be there."""
-    learner = training.learner
+    restore_learner(training.learner, state)
+    training.prompts.load_state_dict(state["prompts"])
+    training.first_step = state["step"] + 1
+
+
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """Weights, optimizer, schedule, references, every component's state."""
+    return {
+        "version": learner.version,
+        "root": learner.root.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": learner.scheduler.state_dict(),
+        "components": {name: part.state_dict() for name, part in learner.objective.components()},
+    }
+
+
+def restore_learner(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Take the learner's state back."""
     learner.root.load_state_dict(state["root"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.scheduler.load_state_dict(state["scheduler"])
     learner.version = state["version"]
-    for name, part in training.objective.components():
+    for name, part in learner.objective.components():
         part.load_state_dict(state["components"][name])
-    training.prompts.load_state_dict(state["prompts"])
-    training.first_step = state["step"] + 1
 
 
 def save(output: Path, training: Training, step: int, keep: int) -> Path:
@@ -74,7 +82,13 @@ def load(output: Path, device: torch.device) -> dict[str, Any]:
     found = finished(output)
     if not found:
         raise RunFolderError(f"{output} holds no checkpoint to resume from; set checkpoint.every in the spec, and start it anew")
-    state: dict[str, Any] = torch.load(found[-1] / "state.pt", map_location=device, weights_only=True)
+    return read(found[-1] / "state.pt", device)
+
+
+def read(file: Path | IO[bytes], device: torch.device) -> dict[str, Any]:
+    """A state as ``torch.save`` wrote it: tensors, plain data and records of rollouts. Nothing else is let in, so no code can be."""
+    with torch.serialization.safe_globals([Rollout, RowKey, Example, Outcome]):
+        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     return state
 
 

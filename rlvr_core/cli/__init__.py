@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rlvr_core.cli.plan_command import plan
+from rlvr_core.cli.plugins_check_command import check
 from rlvr_core.cli.plugins_command import plugins_app
 from rlvr_core.cli.report_command import report
 from rlvr_core.cli.run_command import run
@@ -26,6 +27,7 @@ app.command("run")(run)
 app.command("plan")(plan)
 app.command("schema")(schema)
 app.command("report")(report)
+plugins_app.command("check")(check)
 app.add_typer(plugins_app, name="plugins")
 
 

@@ -10,15 +10,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlvr_core.errors import RlvrError
+from rlvr_core.errors import DivergenceError
 from rlvr_core.learner.dealing import deal, padded_tokens, split_groups
-from rlvr_core.learner.micro import Credited, micro_batch
+from rlvr_core.learner.micro import micro_batch
 from rlvr_core.learner.prepare import Preparer
-from rlvr_core.learner.terms import Denominators, count, reduce
+from rlvr_core.learner.terms import Denominators, count, own_denominators, reduce
 from rlvr_core.objective import Objective
 from rlvr_core.policy.forward import collate
 from rlvr_core.policy.root import Root
-from rlvr_core.records import Batch, Term
+from rlvr_core.records import Batch, Credited, Term
 from rlvr_core.spec.model import LearnerSection
 
 
@@ -113,9 +113,7 @@ class Learner:
         return list(groups.values())
 
     def _count(self, batch: Batch, credit: Credited, rows: Sequence[int], drawn: float) -> Denominators:
-        own: dict[str, Tensor] = {}
-        for part in self.objective.differentiables.values():
-            own.update(part.denominators(batch))
+        own = own_denominators(self.objective.differentiables, batch, credit)
         groups = {batch.rollouts[row].key.group for row in rows if batch.chosen[row]}
         counts = count(batch.mask, batch.chosen, credit.row_weight, torch.tensor(list(rows)), len(groups), drawn, own)
         return Denominators(counts, self.objective.loss_agg_mode, batch.max_completion_length)
@@ -177,7 +175,7 @@ class Learner:
         norm = float(torch.nn.utils.clip_grad_norm_(self.root.parameters(), float("inf") if limit is None else limit))
         if norm != norm or norm == float("inf"):
             self.optimizer.zero_grad()
-            raise RlvrError(
+            raise DivergenceError(
                 "the gradient is not finite; the policy was left as it was before this update. "
                 "Lower learner.learning_rate, or look at the last rows of metrics.jsonl for the term that grew"
             )

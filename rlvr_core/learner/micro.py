@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rlvr_core.policy.root import Root
 from rlvr_core.randomness import generator
-from rlvr_core.records import Batch, Credit, MicroBatch
-
-
-@dataclass(frozen=True)
-class Credited:
-    """Credit and correction of a whole batch, per token: each [B,T] float64, and [B] for ``row_weight``."""
-
-    advantage: Tensor
-    weight: Tensor
-    row_weight: Tensor
-    importance: Tensor
-    returns: Tensor | None
-
-    def has_signal(self, batch: Batch) -> bool:
-        """Whether any chosen token is pushed at all."""
-        push = (self.advantage * self.weight * self.importance).where(batch.mask & batch.chosen[:, None], 0.0)
-        return bool((push != 0).any())
+from rlvr_core.records import Batch, Credit, Credited, MicroBatch
 
 
 def credited(batch: Batch, credit: Credit, importance: Tensor | None) -> Credited:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlvr_core.contracts import Differentiable
 from rlvr_core.errors import ContractError
-from rlvr_core.records import MicroBatch, Scope, Term
+from rlvr_core.records import Batch, Credited, MicroBatch, Scope, Term
 
 SCOPES: tuple[Scope, ...] = ("chosen", "all")
 
@@ -62,6 +62,25 @@ def count(
         for name, values in own.items():
             counts[(name, scope)] = float(values[counted].double().sum())
     return counts
+
+
+BUILT_IN = ("agg", "tokens", "sequences", "prompts", "weight", "batch")
+"""What terms may be over without a denominator of their component's own."""
+
+
+def own_denominators(parts: Mapping[str, Differentiable], batch: Batch, credit: Credited) -> dict[str, Tensor]:
+    """Denominators that components bring, [B] each. Raises ContractError for a name that is taken or another shape."""
+    own: dict[str, Tensor] = {}
+    for label, part in parts.items():
+        for name, values in part.denominators(batch, credit).items():
+            if name in own or name in BUILT_IN:
+                raise ContractError(f"{label}: a denominator named '{name}' is there already; give it a name of its own")
+            if values.shape != batch.chosen.shape:
+                raise ContractError(
+                    f"{label}: denominator '{name}' has shape {tuple(values.shape)}; [B] is wanted, a row's share each"
+                )
+            own[name] = values
+    return own
 
 
 def all_terms(parts: Mapping[str, Differentiable], batch: MicroBatch) -> dict[str, Term]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rlvr_core.errors import PluginError, SpecError, nearest
 from rlvr_core.options import Options
 from rlvr_core.plugins import Catalogue, Component
+from rlvr_core.spec.explain import explain
 from rlvr_core.spec.model import DEFAULT_OBSERVERS, RolloutSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective, Part
 from rlvr_core.spec.source import KeyPath, Source
@@ -126,6 +127,16 @@ def resolve(source: Source, catalogue: Catalogue) -> Resolved:
     return _Resolver(source, catalogue).resolve()
 
 
+def checked_options(model: type[M], source: Source) -> M:
+    """A component's options from a source that holds nothing else. Raises SpecError with a line for every mistake."""
+    resolver = _Resolver(source, Catalogue())
+    options = resolver.check(model, source.data, ())
+    if resolver.mistakes:
+        raise SpecError(*resolver.mistakes.values())
+    assert options is not None  # no mistakes
+    return options
+
+
 class _Resolver:
     """Collects mistakes, so that a user sees all of them at once."""
 
@@ -185,7 +196,7 @@ class _Resolver:
             checked = model.model_validate(data)
         except ValidationError as error:
             for item in error.errors():
-                self.mistake(*_explain(item, path, model))
+                self.mistake(*explain(item, path, model))
             return None
         self.refuse_inert(checked, path)
         return checked
@@ -281,7 +292,7 @@ class _Resolver:
             return Objective.model_validate(data)
         except ValidationError as error:
             for item in error.errors():
-                self.mistake(*_explain(item, ("objective",), Objective))
+                self.mistake(*explain(item, ("objective",), Objective))
             return None
 
     def merge_labelled(self, default: Mapping[str, Part], changes: Any, path: KeyPath) -> dict[str, Part | None]:
@@ -362,44 +373,3 @@ class _Resolver:
 def is_switched_off(bound: Bound) -> bool:
     """A regulariser or shaper with coefficient 0 is as good as absent."""
     return bound.component.kind in ("shaper", "regulariser") and getattr(bound.options, "coef", 1.0) == 0
-
-
-REQUIRED = {
-    "model": "name a folder or a hub name, with --model or as model: {name: ...}",
-    "task": "name one, with --task or as task: {name: ...} (`rlvr plugins` lists them)",
-    "objective": "name one, with --objective or as objective: {name: ...} (`rlvr plugins` lists them)",
-}
-"""What to write for a section that has no default."""
-
-
-def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
-    """One pydantic error as (path, message with a way out)."""
-    loc = tuple(str(part) for part in item["loc"])
-    where = (*path, *loc)
-    value = item.get("input")
-    if item["type"] == "extra_forbidden":
-        return where, f"unknown key; {_belongs(model, loc) or nearest(loc[-1], _keys_at(model, loc[:-1]))}"
-    if item["type"] == "missing":
-        return where, f"is required; {REQUIRED[loc[-1]]}" if model is Spec and loc[-1] in REQUIRED else "is required"
-    if item["type"] in ("dict_type", "model_type"):
-        return where, f"write a mapping, as {{name: {value}}}" if isinstance(value, str) else "write a mapping of keys to values"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return where, f"{message}, not {value!r}" if not isinstance(value, dict | list) else message
-
-
-def _keys_at(model: type[Any], loc: tuple[str, ...]) -> list[str]:
-    """Keys that a model, or one of its sections, knows."""
-    for key in loc:
-        field = model.model_fields.get(key)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and hasattr(annotation, "model_fields")):
-            return []
-        model = annotation
-    return list(model.model_fields)
-
-
-def _belongs(model: type[Any], loc: tuple[str, ...]) -> str:
-    """Where a key that was written at the top of a spec belongs; empty where it is of no section either."""
-    homes = [key for key in model.model_fields if loc[-1] in _keys_at(model, (key,))] if len(loc) == 1 else []
-    return f"it belongs into {homes[0]}, as {homes[0]}.{loc[-1]}" if homes else ""

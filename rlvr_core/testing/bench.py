@@ -15,12 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlvr_core.learner.learner import Learner, When
-from rlvr_core.learner.micro import Credited
 from rlvr_core.learner.prepare import Preparer
 from rlvr_core.loop import assign_credit
 from rlvr_core.objective import Objective, build_objective
 from rlvr_core.plugins import Catalogue, catalogue
-from rlvr_core.records import Batch, Rollout
+from rlvr_core.records import Batch, Credited, Rollout
 from rlvr_core.setup import build_learner
 from rlvr_core.spec.resolve import Resolved, resolve
 from rlvr_core.spec.source import from_mapping

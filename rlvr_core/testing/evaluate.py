@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from rlvr_core.contracts import Differentiable
-from rlvr_core.learner.micro import Credited, credited
+from rlvr_core.learner.micro import credited
 from rlvr_core.learner.prepare import blank_batch, with_groups
-from rlvr_core.learner.terms import Denominators, all_terms, count, reduce
+from rlvr_core.learner.terms import Denominators, all_terms, count, own_denominators, reduce
 from rlvr_core.objective import Objective, build_objective
 from rlvr_core.plugins import catalogue
 from rlvr_core.policy.forward import score_tokens
-from rlvr_core.records import Batch, Credit, Example, MicroBatch, Rollout, RowKey
+from rlvr_core.records import Batch, Credit, Credited, Example, MicroBatch, Rollout, RowKey
 from rlvr_core.testing.bench import resolved_for
 
 Tensors = Mapping[str, Tensor]
@@ -235,7 +235,7 @@ def _loss(
         if "online_features" in tensors and hasattr(part, "predictor_of"):
             part.predictor_of(nn.Identity())
     size = len(batch.mask)
-    own = {name: values for part in parts.values() for name, values in part.denominators(batch).items()}
+    own = own_denominators(parts, batch, credit)
     prompts = len({r.key.group for r, chosen in zip(batch.rollouts, batch.chosen, strict=True) if chosen})
     counts = count(batch.mask, batch.chosen, credit.row_weight, torch.arange(size), prompts, float(size), own)
     counts |= {(over, scope): value for over, value in around.counts.items() for scope in ("chosen", "all")}
