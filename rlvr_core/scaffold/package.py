@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 
 from rlvr_core.errors import RunFolderError
 from rlvr_core.plugins import Catalogue, kind_named, version_of
 from rlvr_core.scaffold.names import component_name, refuse_installed
-from rlvr_core.scaffold.recipes import RECIPES, run_arguments
+from rlvr_core.scaffold.recipes import RECIPES, run_arguments, spec_lines
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,16 @@ class Package:
         if folder.exists() or folder.is_symlink():
             raise RunFolderError(f"{folder} exists, so it is left alone; choose another folder with --output, or remove it")
         nearest = next(parent for parent in folder.absolute().parents if parent.exists())
-        beside = nearest / f".{folder.name}-{os.getpid()}"
         try:
-            for path, text in self.files.items():
-                (beside / path).parent.mkdir(parents=True, exist_ok=True)
-                (beside / path).write_text(text, encoding="utf-8")
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            beside.rename(folder)
+            with TemporaryDirectory(dir=nearest, prefix=".rlvr-new-") as beside:
+                work = Path(beside) / folder.name
+                for path, text in self.files.items():
+                    (work / path).parent.mkdir(parents=True, exist_ok=True)
+                    (work / path).write_text(text, encoding="utf-8")
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                work.rename(folder)
         except OSError as error:
             raise RunFolderError(f"{folder} cannot be written: {error.strerror}; choose another folder with --output") from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
     def commands(self, folder: Path) -> dict[str, str]:
         """What to type next, by what it does."""
@@ -72,6 +70,7 @@ def new_package(name: str, kind: str, installed: Catalogue) -> Package:
         "summary": recipe.summary,
         "requirement": requirement(version_of("rlvr")),
         "run": shlex.join(["rlvr", "run", *run_arguments(kind, component)]),
+        "spec": "\n    ".join(spec_lines(kind, component)),
     }
     sources = {
         "pyproject.toml": "common/pyproject.toml",

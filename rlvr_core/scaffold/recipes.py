@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import yaml
+
 from rlvr_core.spec.parts import PLACES
+from rlvr_core.spec.source import Source, apply_assignments
+
+BASE = "objective.name=grpo"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One kind's example. ``setting``: an option of it, as in a spec. ``around``: what else a run is told."""
+    """One kind's example. ``setting``: an option of it. ``around``: what else the embedded default is told, as after ``--set``."""
 
     summary: str
     setting: str
-    around: tuple[str, ...] = ("--objective", "grpo")
+    around: tuple[str, ...] = (BASE,)
     brings: tuple[str, ...] = ()
     """Kinds that the package registers under its name besides its own."""
     written: str = ""
@@ -24,7 +29,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "objective": Recipe(
         "the clipped surrogate on group-centred rewards, held to the policy's start",
-        "objective.credit.baseline=median",
+        "credit.baseline=median",
         around=(),
         brings=("credit",),
         written="credit",
@@ -37,32 +42,45 @@ RECIPES: Mapping[str, Recipe] = {
     "reference": Recipe(
         "a copy of the policy, taken anew after every so many optimizer steps",
         "every=20",
-        around=(
-            "--objective", "grpo", "--set", "objective.regularisers.kl.to={name}", "--set", "objective.regularisers.kl.coef=0.01",
-        ),
+        around=(BASE, "objective.regularisers.kl.to={name}", "objective.regularisers.kl.coef=0.01"),
     ),
-    "regulariser": Recipe("pushes up the entropy of tokens that have less than a floor", "coef=0.05"),
+    "regulariser": Recipe("pulls the entropy of every token to a target", "coef=0.05"),
     "task": Recipe(
         "mirrored sums, 7+3+7=",
         "largest=9",
-        around=(
-            "--objective", "grpo", "--model", "embedded",
-            "--set", "rollout.max_completion_length=48", "--set", "learner.learning_rate=2e-4",
-        ),
+        around=(BASE, "model.name=embedded", "rollout.max_completion_length=48", "learner.learning_rate=2e-4"),
     ),
     "rollout": Recipe("decodes in this process, a whole forward for each token", "max_rows=128"),
     "reward": Recipe("the share of the gold's words that the completion holds", "ignore_case=false"),
     "observer": Recipe("a line of tab-separated metrics for every so many steps", "every=1"),
-}  # fmt: skip
+}
 """Kind -> what its template is."""
+
+_PLACES = {**PLACES, "objective": "objective"}
+_FLAGS = {"objective.name": "--objective", "model.name": "--model", "task.name": "--task"}
+
+
+def assignments(kind: str, name: str) -> list[str]:
+    """What a spec says to use the component, as after ``--set``. A label is a name unless another is given."""
+    recipe, place = RECIPES[kind], _PLACES[kind]
+    named = [] if "{}" in place else [f"{place}.name={name}"]
+    return [*(text.format(name=name) for text in recipe.around), *named, f"{place.format(name)}.{recipe.setting}"]
 
 
 def run_arguments(kind: str, name: str) -> list[str]:
     """What follows ``rlvr run`` to train the embedded default with the component."""
-    recipe = RECIPES[kind]
-    around = [word.format(name=name) for word in recipe.around]
-    if kind == "objective":
-        return ["--objective", name, "--set", recipe.setting]
-    place = PLACES[kind].format(name)
-    named = [] if "{}" in PLACES[kind] else ["--set", f"{place}.name={name}"]  # a label is a name unless another is given
-    return [*around, *named, "--set", f"{place}.{recipe.setting}"]
+    words = []
+    for text in assignments(kind, name):
+        path, _, value = text.partition("=")
+        words += [_FLAGS[path], value] if path in _FLAGS else ["--set", text]
+    return words
+
+
+def spec_lines(kind: str, name: str) -> list[str]:
+    """The same as a spec file says it, a line for each of its sections."""
+    source = Source()
+    apply_assignments(source, assignments(kind, name))
+    flow = {
+        key: yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000) for key, value in source.data.items()
+    }
+    return [f"{key}: {text.strip()}" for key, text in flow.items()]
