@@ -112,6 +112,7 @@ class TestWhatIsWritten:
         installed = discover(lambda: [(EntryPoint("it", f"rlvr_{package.name}.plugin", "rlvr"), package.distribution, "0.1.0")])
         found = installed.get(kind, package.name)
         assert found.distribution == f"rlvr-my-{kind}" and found.summary == RECIPES[kind].summary
+        assert f'check_{kind}("{package.name}")' in package.files[f"tests/test_{package.name}.py"]
         if kind == "objective":
             objective = build_objective(resolved_for({"name": package.name}, installed).objective)
             assert list(objective.regularisers) == ["kl"]
@@ -234,6 +235,7 @@ class TestRefusals:
             (LONG + "x", "has 33 characters; 32 at most"),
             ("lambda", "is a keyword of Python; choose another, as my_lambda"),
             ("match", "is a keyword of Python"),
+            ("null", "is no text to YAML"),
             ("random", "is a module of Python's standard library; choose another, as my_random"),
             ("rlvr", "choose another name"),
             ("rlvr-fading", "is called rlvr-NAME anyway; write fading"),

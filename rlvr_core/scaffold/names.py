@@ -8,6 +8,7 @@ import sys
 
 from rlvr_core.errors import DuplicateComponent, SpecError
 from rlvr_core.plugins import FIRST_PARTY, Catalogue
+from rlvr_core.spec.source import parse_assignment
 
 LONGEST = 32
 
@@ -29,6 +30,8 @@ def _what_is_wrong(name: str) -> str:
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or keyword.issoftkeyword(module):
         return f"is a keyword of Python; choose another, as my_{module}"
+    if parse_assignment(f"name={module}")[1] != module:
+        return f"is no text to YAML, so no spec could name it; choose another, as my_{module}"
     if module == "rlvr" or module.startswith("rlvr_"):
         rest = module.removeprefix("rlvr").removeprefix("_")
         return f"the distribution is called rlvr-NAME anyway; {f'write {rest}' if rest else 'choose another name'}"
