@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlvr_core.cli.tables import print_table
+from rlvr_core.cli.tables import table_lines
 from rlvr_core.contracts import KINDS
 from rlvr_core.plugins import catalogue
 from rlvr_core.scaffold import new_package
@@ -28,4 +28,5 @@ def new(
     for path in package.files:
         typer.echo(f"  {path}")
     typer.echo("\nnext:")
-    print_table(("", ""), [(f"  {what}", command) for what, command in package.commands(folder).items()])
+    for line in table_lines([(f"  {what}", command) for what, command in package.commands(folder).items()], None):
+        typer.echo(line)  # never wrapped: it is there to be copied
