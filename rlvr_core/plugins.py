@@ -16,7 +16,7 @@ from typing import Any
 
 import pluggy
 
-from rlvr_core.contracts import KINDS
+from rlvr_core.contracts import KINDS, Kind
 from rlvr_core.errors import DuplicateComponent, PluginLoadError, UnknownComponent, nearest
 from rlvr_core.hookspecs import API_VERSION, GROUP, Hooks
 from rlvr_core.options import Options
@@ -121,7 +121,7 @@ def discover(
     found: dict[tuple[str, str], Component] = {}
     owners: dict[ModuleType, str] = {}
     core = importlib.import_module("rlvr_core.builtins")
-    _collect(manager, core, "rlvr", _version("rlvr"), found)
+    _collect(manager, core, "rlvr", version_of("rlvr"), found)
     for entry, distribution, version in (entry_points or _installed)():
         try:
             module = entry.load()
@@ -138,6 +138,13 @@ def discover(
         owners[module] = f"{distribution} {version}"
         _collect(manager, module, distribution, version, found)
     return Catalogue(found)
+
+
+def kind_named(kind: str) -> Kind:
+    """A kind of component. Raises UnknownComponent with the nearest name."""
+    if kind not in KINDS:
+        raise UnknownComponent(f"no kind of component is named '{kind}'; {nearest(kind, KINDS)}")
+    return KINDS[kind]
 
 
 @functools.cache
@@ -229,7 +236,8 @@ def _registrar(kind: str, distribution: str, version: str, found: dict[tuple[str
     return register_objective if kind == "objective" else register
 
 
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """The installed version of a distribution; ``0+unknown`` where it is only on the path."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ import typer
 from rlvr_core.cli.plan_command import plan
 from rlvr_core.cli.plugins_check_command import check
 from rlvr_core.cli.plugins_command import plugins_app
+from rlvr_core.cli.plugins_new_command import new
 from rlvr_core.cli.report_command import report
 from rlvr_core.cli.run_command import run
 from rlvr_core.cli.schema_command import schema
@@ -28,6 +29,7 @@ app.command("plan")(plan)
 app.command("schema")(schema)
 app.command("report")(report)
 plugins_app.command("check")(check)
+plugins_app.command("new")(new)
 app.add_typer(plugins_app, name="plugins")
 
 

@@ -11,16 +11,11 @@ import typer
 from rlvr_core.cli.tables import print_table, table_lines, terminal_width
 from rlvr_core.contracts import KINDS
 from rlvr_core.errors import UnknownComponent, nearest
-from rlvr_core.plugins import FIRST_PARTY, Catalogue, Component, catalogue
-from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
+from rlvr_core.plugins import FIRST_PARTY, Catalogue, Component, catalogue, kind_named
+from rlvr_core.spec.parts import LABELLED_SLOTS, PLACES, SINGLE_SLOTS, Objective
 from rlvr_core.spec.schema import options_schema
 
 plugins_app = typer.Typer(help="What is installed, and every option of it.", rich_markup_mode=None)
-
-_PLACES = {"task": "task", "rollout": "rollout.engine", "reward": "rewards.{}", "observer": "observers.{}"}
-_PLACES |= {kind: f"objective.{slot}" for slot, kind in SINGLE_SLOTS.items()}
-_PLACES |= {kind: f"objective.{slot}.{{}}" for slot, kind in LABELLED_SLOTS.items()}
-"""Where a component of a kind stands in a spec; ``{}`` is its label."""
 
 _TYPES = {"number": "float", "integer": "int", "boolean": "bool", "string": "str", "object": "mapping", "null": "null"}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -62,9 +57,7 @@ def matching(installed: Catalogue, name: str) -> list[Component]:
     """Components called so in any kind, or in the one before a slash. Raises UnknownComponent."""
     kind, slash, rest = name.partition("/")
     if slash:
-        if kind not in KINDS:
-            raise UnknownComponent(f"no kind of component is named '{kind}'; {nearest(kind, KINDS)}")
-        return [installed.get(kind, rest)]
+        return [installed.get(kind_named(kind).name, rest)]
     found = [component for kind in KINDS for component in installed if component.kind == kind and component.name == name]
     if found:
         return found
@@ -77,7 +70,7 @@ def matching(installed: Catalogue, name: str) -> list[Component]:
 
 def _show_component(component: Component) -> None:
     typer.echo(f"implemented by {component.target}\n")
-    options = list(component_options(component, _PLACES[component.kind].format(component.name), {}))
+    options = list(component_options(component, PLACES[component.kind].format(component.name), {}))
     print_options(options)
     if not options:
         typer.echo("no options")

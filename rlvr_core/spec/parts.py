@@ -16,6 +16,16 @@ SINGLE_SLOTS = {"sampler": "sampler", "correction": "correction", "credit": "cre
 LABELLED_SLOTS = {"shapers": "shaper", "references": "reference", "regularisers": "regulariser"}
 """Slots of an objective that hold parts by label: slot -> kind."""
 
+PLACES = {
+    "task": "task",
+    "rollout": "rollout.engine",
+    "reward": "rewards.{}",
+    "observer": "observers.{}",
+    **{kind: f"objective.{slot}" for slot, kind in SINGLE_SLOTS.items()},
+    **{kind: f"objective.{slot}.{{}}" for slot, kind in LABELLED_SLOTS.items()},
+}
+"""Where a component of a kind stands in a spec; ``{}`` is its label."""
+
 
 class Objective(BaseModel):
     """An objective is data: which parts, with which options. A spec may replace each part or change its options."""
