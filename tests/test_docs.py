@@ -10,6 +10,7 @@ from metric_docs import undocumented
 
 from rlvr_core.contracts import KINDS
 from rlvr_core.hookspecs import Hooks
+from rlvr_core.testing.kit import CHECKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -54,3 +55,10 @@ def test_every_kind_has_its_hook_and_every_hook_says_what_it_is_for() -> None:
     hooks = {name: hook for name, hook in vars(Hooks).items() if name.startswith("register_")}
     assert set(hooks) == {kind.hook for kind in KINDS.values()}
     assert all(hook.__doc__ for hook in hooks.values())
+
+
+def test_the_page_on_the_kit_has_a_row_for_every_check_with_what_it_says() -> None:
+    rows = (ROOT / "docs/conformance.md").read_text()
+    for check in {check for checks in CHECKS.values() for check in checks}:
+        said = " ".join(str(check.__doc__).split()).replace("``", "`")
+        assert f"| {check.__name__.replace('_', ' ')} |" in rows and said in rows, check.__name__

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from rlvr_core.learner import learner, micro, terms
 from rlvr_core.learner.terms import Denominators
+from rlvr_core.plugins import catalogue
 from rlvr_core.records import Batch, MicroBatch, Rollout, Term
 from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts, tiny_policy
@@ -288,3 +290,40 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient() -> N
 
 def test_tiny_policy_is_the_same_on_every_call() -> None:
     assert torch.equal(flat(dict(tiny_policy().named_parameters())), flat(dict(tiny_policy().named_parameters())))
+
+
+def test_kl_to_the_twin_is_logged_from_the_forward_that_similarity_needs_anyway() -> None:
+    bench = Bench.of({"name": "popo"}, learning_rate=1e-2)
+    first, _ = bench.gradients(rollouts())
+    batch = [replace(r, policy_version=1, exact=False) for r in rollouts()]
+    second, _ = bench.gradients(batch)
+    assert first["popo/kl_twin"] == pytest.approx(0.0, abs=1e-12) and second["popo/kl_twin"] > 1e-6
+    for reference in ("ema_twin", "frozen"):
+        bench = Bench.of({"name": "popo", "references": {"twin": {"name": reference}}})
+        bench.gradients(rollouts())
+        assert bench.preparer.forwards == 1
+    assert (
+        "popo/kl_twin"
+        not in Bench.of({"name": "popo", "regularisers": {"similarity": {"monitor_kl": False}}}).gradients(rollouts())[0]
+    )
+
+
+@pytest.mark.parametrize("reference", ["ema_twin", "frozen"])
+def test_a_reference_shares_what_the_optimizer_does_not_move(reference: str) -> None:
+    policy = tiny_policy()
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_("mlp" in name)
+    made = catalogue().get("reference", reference)
+    part = made.build(made.options())
+    twin = dict(part.build(policy).named_parameters())
+    for name, parameter in policy.named_parameters():
+        assert (twin[name] is parameter) == ("mlp" not in name)
+    assert all("mlp" in name for name in part.state_dict()["parameters"])
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    part.follow(policy)
+    again = made.build(made.options())
+    copy = dict(again.build(policy).named_parameters())
+    again.load_state_dict(part.state_dict())
+    assert all(torch.equal(copy[name], p) for name, p in twin.items())

@@ -113,10 +113,11 @@ class Preparer:
         return float(batch.logprobs[batch.mask].mean())
 
     def _early_references(self) -> dict[str, frozenset[str]]:
-        """Reference log-probs computed here: those that shapers read, and those of references that do not move."""
+        """Reference log-probs computed here: those that shapers read, and those of references that do not move and of which the learn
+        stage reads nothing else (else they come with that at no forward of their own)."""
         wanted = dict(self.objective.reference_quantities(self.objective.prepare_needs()))
         for label, quantities in self.learn_references.items():
-            if "logprobs" in quantities and not self.references[label].moves:
+            if quantities == {"logprobs"} and not self.references[label].moves:
                 wanted[label] = wanted.get(label, frozenset()) | {"logprobs"}
         return wanted
 

@@ -48,6 +48,7 @@ class SimilarityOptions(Options):
     predictor_hidden: int = option(1024, "width of the predictor's hidden layers", ge=1)
     predictor_layers: int = option(2, "linear layers of the predictor", ge=1, symbol="h")
     noise: float = option(0.02, "standard deviation of the noise on the twin's features, in training", ge=0.0, symbol="epsilon")
+    monitor_kl: bool = option(True, "log KL(policy, reference) too: the reference is forwarded anyway, this adds its head")
 
     def inert(self) -> Mapping[str, str]:
         return {"predictor_hidden": "a predictor of one layer has no hidden layer"} if self.predictor_layers == 1 else {}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlvr_core.components.maths import masked_mean
+from rlvr_core.components.maths import kl_estimate, masked_mean
 from rlvr_core.contracts import CreditAssigner, Loss, ModelDims, Needs, Regulariser, Sampler
 from rlvr_core.records import Batch, Credit, MicroBatch, Rollout, Selection, Term
 
@@ -101,7 +101,8 @@ class Similarity(Regulariser):
     """
 
     def needs(self) -> Needs:
-        return Needs(policy=frozenset({"hidden"}), reference=frozenset({"hidden"}), to=self.options.to)
+        wanted = frozenset({"hidden", "logprobs"} if self.options.monitor_kl else {"hidden"})
+        return Needs(policy=wanted, reference=wanted, to=self.options.to)
 
     def build(self, policy: PreTrainedModel, dims: ModelDims) -> nn.Module:
         hidden = [self.options.predictor_hidden] * (self.options.predictor_layers - 1)
@@ -118,14 +119,16 @@ class Similarity(Regulariser):
         return module
 
     def terms(self, batch: MicroBatch) -> Mapping[str, Term]:
-        hidden = batch["hidden"]
+        hidden, reference = batch["hidden"], batch.references[self.options.to]
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         predicted = self.predictor(pooled(hidden, batch.mask, dtype))
-        target = pooled(batch.references[self.options.to]["hidden"], batch.mask, predicted.dtype)
+        target = pooled(reference["hidden"], batch.mask, predicted.dtype)
         if self.options.noise and batch.normal is not None:
             target = target + batch.normal("similarity", target.shape[-1], self.options.noise)
         cosine = F.cosine_similarity(predicted, target, dim=-1)
         batch.log("popo/cosine", cosine)
+        if self.options.monitor_kl and "logprobs" in reference:  # there in training; features alone have none
+            batch.log("popo/kl_twin", kl_estimate(batch["logprobs"].detach(), reference["logprobs"], "k3"))
         return {"similarity": Term(-batch.row_weight * cosine, over="weight", coef=self.options.coef)}
 
 
