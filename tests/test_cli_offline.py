@@ -268,7 +268,8 @@ class TestMemory:
         wide, narrow = sizes(spec()), sizes(spec("model.dtype=bfloat16"))
         model = bytes_of(tiny_policy(dtype=torch.float32))
         assert wide["gradients"] - narrow["gradients"] == model / 2
-        assert narrow["reference twin"] == wide["reference twin"] == wide["weights"]
+        assert wide["reference twin"] == wide["weights"]
+        assert narrow["reference twin"] == pytest.approx(wide["weights"], rel=1e-2)  # but for buffers, which keep their dtype
 
     def test_a_frozen_reference_has_the_policys_dtype(self, spec: Callable[..., Resolved]) -> None:
         found = sizes(spec("model.dtype=bfloat16", "objective.references.twin.name=frozen"))
@@ -524,10 +525,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         "row",
         [
-            "learn regularisers.similarity similarity policy hidden, twin hidden",
+            "learn regularisers.similarity similarity policy hidden, policy logprobs, twin hidden, twin logprobs",
             "learn regularisers.entropy entropy policy entropy",
             "learn loss bounded_is policy logprobs",
-            "follow references.twin ema_twin follows every optimizer step hidden in learn",
+            "follow references.twin ema_twin follows every optimizer step hidden, logprobs in learn",
             "loss nll 1 tokens of chosen rollouts",
             "similarity similarity 0.1 credit weights of chosen rollouts",
         ],

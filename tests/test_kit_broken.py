@@ -516,8 +516,7 @@ class MovesInSecret(EmaTwin):
 @broken("reference", "it moves alike in every dtype", "float32 at least", DecayOptions)
 class TwinInBfloat16(EmaTwin):
     def build(self, policy: Any) -> Any:
-        self.model = copy.deepcopy(policy).eval().requires_grad_(False)
-        return self.model
+        return self.copied(policy)
 
 
 @broken("reference", "its weights come back", "after a restart", DecayOptions)

@@ -206,11 +206,14 @@ def it_is_a_policy_of_its_own(subject: Subject) -> None:
     """In evaluation mode, without gradient, sharing nothing that the optimizer moves; building it leaves the policy alone."""
     policy, part = tiny_policy(), subject.build()
     before = {name: p.clone() for name, p in policy.named_parameters()}
+    moving = {p.data_ptr() for p in policy.parameters() if p.requires_grad}
     model = part.build(policy)
     expect(not model.training, "its model is in training mode; call .eval()")
     expect(not any(p.requires_grad for p in model.parameters()), "its parameters take gradients; call .requires_grad_(False)")
-    shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in policy.parameters() if p.requires_grad}
-    expect(not shared, "it shares parameters with the policy, so it moves with every optimizer step; copy.deepcopy them")
+    expect(
+        not moving & {p.data_ptr() for p in model.parameters()},
+        "it shares parameters with the policy, so it moves with every optimizer step; copy.deepcopy them",
+    )
     expect(all(p.requires_grad for p in policy.parameters()), "building it switches the policy's gradients off; copy first")
     part.follow(policy)
     changed = [name for name, p in policy.named_parameters() if not torch.equal(p, before[name])]

@@ -130,6 +130,9 @@ def every_option_is_read(subject: Subject) -> None:
     watching = replace(subject, component=watched, installed=with_components(subject.installed, watched))
     for make in SCENARIOS.values():
         learn(watching, make())
+    bench = watching.bench()
+    for step in (1, 2, 3):
+        _step(bench, step)
     unread = set(type(made).model_fields) - watched.read - made.inert().keys()
     expect(
         not unread, f"option {one_of(sorted(unread))} is never read; remove it, or name it in inert() where others make it idle"
