@@ -38,8 +38,8 @@ When = Literal["always", "learning", "rolling out"]
 GIB = 2**30
 ASSUMED_PROMPT = 512
 """Tokens of a prompt, where ``prompt.max_length`` does not say."""
-LOGIT_COPIES = 5
-"""float32 tensors of chunk x vocabulary alive together in ``score_tokens``'s backward."""
+LOGIT_COPIES = 3
+"""float32 tensors of chunk x vocabulary alive together in ``score_tokens``, at most."""
 SAMPLING_COPIES = 4
 """float32 tensors of rows x vocabulary alive together when a token is drawn: logits, log-probs, probabilities, their sums."""
 

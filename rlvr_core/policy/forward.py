@@ -1,20 +1,20 @@
 """The policy's forward: log-probs, entropy and hidden states of completion tokens.
 
 Rows are prompt and completion end to end, padded on the right, so a causal model needs no padding mask. Only completion positions
-reach the head: position t-1 scores token t. Logits exist for ``chunk`` tokens at a time and are recomputed in backward.
+reach the head: position t-1 scores token t.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Rollout
 
 POLICY_QUANTITIES = frozenset({"logprobs", "entropy", "hidden", "states"})
@@ -51,38 +51,6 @@ def collate(rollouts: Sequence[Rollout], device: torch.device) -> Rows:
     return Rows(ids.to(device), prompts.to(device), completions.to(device), int(completions.max()))
 
 
-class Scores(NamedTuple):
-    """Log-prob and entropy (nats) of some tokens, each [N], float32 or wider."""
-
-    logprobs: Tensor
-    entropy: Tensor
-
-
-def score_tokens(
-    hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int, entropy: bool
-) -> Scores:
-    """Log-prob and entropy of ``ids`` [N] from ``hidden`` [N,D], without ever holding more than chunk x V logits.
-
-    ``head`` maps [n,D] to logits [n,V]. log-prob = log softmax(logits / temperature)[id]; entropy is that distribution's, and zeros
-    where it was not asked for. Gradients flow through both.
-    """
-
-    def one(h: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(h)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        normaliser = logits.logsumexp(-1)
-        chosen = logits.gather(-1, i[:, None]).squeeze(-1) - normaliser
-        if not entropy:
-            return chosen, torch.zeros_like(chosen)
-        return chosen, normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
-
-    pieces = []
-    for h, i in zip(hidden.split(chunk), ids.split(chunk), strict=True):
-        recompute = torch.is_grad_enabled() and hidden.shape[0] > chunk
-        pieces.append(checkpoint(one, h, i, use_reentrant=False) if recompute else one(h, i))
-    return Scores(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]))
-
-
 class Head(nn.Module):
     """From final hidden states to logits, as the model itself does it.
 
@@ -102,6 +70,11 @@ class Head(nn.Module):
         """[...,D] -> [...,V]."""
         logits: Tensor = self._model[0].get_output_embeddings()(hidden) * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def linear(self) -> Linear | None:
+        """The head as a matrix product, as its parameters are now; None where it is wrapped (by adapters) and so more than that."""
+        layer = self._model[0].get_output_embeddings()
+        return Linear(layer.weight, layer.bias, self.scale, self.softcap) if type(layer) is nn.Linear else None
 
     @torch.no_grad()
     def _repeats_the_model(self) -> bool:
@@ -132,7 +105,7 @@ def completion_quantities(
     if wanted & frozenset({"logprobs", "entropy"}):
         before = start + t - 1
         features = hidden[row, before] if logits is None else logits[row, before]
-        apply: Callable[[Tensor], Tensor] = head if logits is None else _same
+        apply: Linear | Callable[[Tensor], Tensor] = (head.linear() or head) if logits is None else _same
         scores = score_tokens(features, ids, apply, temperature, chunk, "entropy" in wanted)
         found = {name: _spread(getattr(scores, name), shape, row, t) for name in ("logprobs", "entropy") if name in wanted}
     for name, offset in (("hidden", 0), ("states", -1)):

@@ -30,7 +30,7 @@ from rlvr_core.learner.prepare import blank_batch, with_groups
 from rlvr_core.learner.terms import Denominators, all_terms, count, own_denominators, reduce
 from rlvr_core.objective import Objective, build_objective
 from rlvr_core.plugins import catalogue
-from rlvr_core.policy.forward import score_tokens
+from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Batch, Credit, Credited, Example, MicroBatch, Rollout, RowKey
 from rlvr_core.testing.bench import resolved_for
 
@@ -316,7 +316,7 @@ def _logprobs(options: Mapping[str, Any], tensors: Tensors) -> Result:
     """
     hidden, weight = tensors["hidden"].clone().requires_grad_(), tensors["lm_head_weight"].clone().requires_grad_()
     scores = score_tokens(
-        hidden, tensors["ids"], lambda h: h @ weight.T, options.get("temperature", 1.0), options.get("chunk", 1024), True
+        hidden, tensors["ids"], Linear(weight), options.get("temperature", 1.0), options.get("chunk", 1024), True
     )
     objective = (tensors["coef_logp"] * scores.logprobs + tensors["coef_entropy"] * scores.entropy).sum()
     objective.backward()
