@@ -20,12 +20,13 @@ from rlvr_core.records import Rollout
 from rlvr_core.spec.resolve import Resolved
 from rlvr_core.spec.source import to_yaml
 
-SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, MODEL = (
+SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, TRACE, MODEL = (
     "spec.yaml",
     "manifest.json",
     "summary.json",
     "metrics.jsonl",
     "samples.jsonl",
+    "trace.json",
     "model",
 )
 REPORTED_PACKAGES = (

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlvr_core.clock import Clock
 from rlvr_core.events import Event, Notice, StepFinished
 from rlvr_core.learner.learner import Learner, When
 from rlvr_core.learner.micro import credited
 from rlvr_core.learner.prepare import Preparer
 from rlvr_core.metrics import batch_metrics, rollout_metrics, time_metrics
 from rlvr_core.objective import Objective
-from rlvr_core.records import Batch, Credited, Rollout, Sampling
-from rlvr_core.rollout.collect import Clock, Collected, Roller, collect, shuffled_rewards
+from rlvr_core.records import Batch, Credited, Rollout, Sampling, Selection
+from rlvr_core.rollout.collect import Collected, Roller, collect, shuffled_rewards
 from rlvr_core.rollout.prompts import PromptStream
 from rlvr_core.spec.model import Spec
 
@@ -56,7 +57,6 @@ def train(training: Training, after_step: Callable[[int], bool]) -> int:
 def take_step(training: Training, step: int) -> None:
     """One step, stage by stage. A step without signal is counted and reported, and moves nothing."""
     spec, clock, learner = training.spec, training.clock, training.learner
-    clock.seconds.clear()
     started = time.perf_counter()
 
     drawn = draw(training, step)
@@ -72,7 +72,7 @@ def take_step(training: Training, step: int) -> None:
     metrics["learn/skipped"] = float(not learned)
     metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
 
-    metrics |= time_metrics(clock.seconds, time.perf_counter() - started, collected.scored)
+    metrics |= time_metrics(clock.take(), time.perf_counter() - started, collected.scored, batch if learned else None)
     training.tell(StepFinished(step, metrics, shown(collected.scored)))
     if not learned and spec.rollout.on_empty == "stop":
         raise SignalExhausted(step)
@@ -111,7 +111,11 @@ def roll_and_select(training: Training, step: int, first: int) -> Collected:
         scored = training.roller.roll(training.prompts.draw(number), step, start, spec.rollout.group_size, training.sampling)
         return shuffled_rewards(scored, spec.seed, step) if spec.control == "shuffled_rewards" else scored
 
-    return collect(roll, training.objective.sampler, spec.rollout.prompts_per_step, spec.rollout.max_refills, first)
+    def select(scored: Sequence[Rollout], round: int) -> Selection:
+        with training.clock.timed("select"):
+            return training.objective.sampler.select(scored, round)
+
+    return collect(roll, select, spec.rollout.prompts_per_step, spec.rollout.max_refills, first)
 
 
 def prepare_and_credit(training: Training, collected: Collected) -> tuple[Batch | None, Credited | None, Mapping[str, float]]:

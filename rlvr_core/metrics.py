@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from rlvr_core.clock import BETWEEN_STEPS, STAGES
 from rlvr_core.records import Batch, Credited, Rollout
 from rlvr_core.rollout.collect import Collected
 
@@ -48,15 +49,19 @@ def batch_metrics(batch: Batch, credit: Credited) -> dict[str, float]:
     return found
 
 
-def time_metrics(seconds: Mapping[str, float], whole: float, scored: Sequence[Rollout]) -> dict[str, float]:
-    """Where the step's time went, and how fast it was."""
-    tokens = sum(len(r.completion_ids) for r in scored)
-    return {
-        **{f"time/{stage}": spent for stage, spent in sorted(seconds.items())},
-        "time/step": whole,
-        "time/tokens_per_second": tokens / whole,
-        "memory/peak_mb": peak_memory_mb(),
-    }
+def time_metrics(
+    seconds: Mapping[str, float], whole: float, scored: Sequence[Rollout], learned: Batch | None
+) -> dict[str, float]:
+    """Where the step's time went, and how fast it was. ``whole``: the step's own seconds; ``seconds``: by stage."""
+    sampled = sum(len(r.completion_ids) for r in scored)
+    inside = sum(spent for stage, spent in seconds.items() if stage not in BETWEEN_STEPS)
+    found = {f"time/{stage}": seconds.get(stage, 0.0) for stage in STAGES}
+    found |= {"time/step": whole, "time/other": max(0.0, whole - inside), "time/tokens_per_second": sampled / whole}
+    if seconds.get("rollout"):
+        found["rollout/tokens_per_second"] = sampled / seconds["rollout"]
+    if learned is not None and seconds.get("learn"):
+        found["learn/tokens_per_second"] = sum(r.tokens for r in learned.rollouts) / seconds["learn"]
+    return found | {"memory/peak_mb": peak_memory_mb()}
 
 
 def peak_memory_mb() -> float:

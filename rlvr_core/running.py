@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +41,17 @@ def load(spec: str | Path | Mapping[str, Any] | Resolved, assignments: Iterable[
 
 
 def run(
-    spec: str | Path | Mapping[str, Any] | Resolved, *, set: Iterable[str] = (), overwrite: bool = False, resume: bool = False
+    spec: str | Path | Mapping[str, Any] | Resolved,
+    *,
+    set: Iterable[str] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+    profile: bool = False,
 ) -> RunResult:
     """Run a spec: a file, a mapping or a resolved one, with ``path=value`` assignments laid over.
 
-    ``overwrite`` replaces a run that stands in the output folder; ``resume`` goes on from its newest checkpoint.
+    ``overwrite`` replaces a run that stands in the output folder; ``resume`` goes on from its newest checkpoint;
+    ``profile`` writes a trace of a few steps beside it.
     Raises RlvrError (one line: what, where, the way out).
     """
     resolved = load(spec, set)
@@ -61,7 +67,7 @@ def run(
     from rlvr_core.planning import check_fits
 
     check_fits(resolved)
-    return _Run(resolved, output, resume).run()
+    return _Run(resolved, output, resume, profile).run()
 
 
 @dataclass
@@ -71,6 +77,7 @@ class _Run:
     resolved: Resolved
     output: Path
     resume: bool
+    profile: bool = False
     started: float = field(default_factory=time.perf_counter)
     evaluations: dict[str, Any] = field(default_factory=dict)
     stop_requested: bool = False
@@ -138,7 +145,8 @@ class _Run:
         else:
             self.tell(Notice("the tokenizer does not give a prompt back as it was; rewards see decoded text", "warning"))
         show_rollouts(training.roller.roll(prompts, 0, 0, 1, training.sampling), self.tell)
-        training.clock.seconds.clear()
+        training.clock.take()
+        training.clock.total.clear()
 
     def _open(self) -> None:
         """Open the folder, or take up an interrupted run."""
@@ -162,14 +170,18 @@ class _Run:
         self.tell(RunStarted(self.output, self.resolved.spec.steps, self.training.first_step, self.resolved.as_dict()))
 
     def _train(self) -> RunResult:
+        from rlvr_core import folder
         from rlvr_core.loop import SignalExhausted, train
+        from rlvr_core.profiling import traced
 
         status = "finished"
         last = self.training.first_step - 1
         try:
             if not self.resume:
                 self.evaluate("before", 0)
-            last = train(self.training, self.after_step)
+            trace = self.output / folder.TRACE if self.profile and self.main else None
+            with traced(trace, self.resolved.spec.steps - last) as stepped:
+                last = train(self.training, lambda step: self.after_step(step, stepped))
             if self.stop_requested and last < self.resolved.spec.steps:
                 status = f"interrupted after step {last}"
         except SignalExhausted as empty:
@@ -181,8 +193,9 @@ class _Run:
             self.save_checkpoint(last)
         return self._finish(status, last)
 
-    def after_step(self, step: int) -> bool:
+    def after_step(self, step: int, stepped: Callable[[], None]) -> bool:
         """Evaluate and save on schedule. True: every rank agrees to stop here."""
+        stepped()
         spec = self.resolved.spec
         final = step == spec.steps
         if spec.evaluation.every and step % spec.evaluation.every == 0 and not final:
@@ -208,7 +221,10 @@ class _Run:
 
         if not self.parts.held_out:
             return
-        found = evaluate(self.training.roller, self.parts.held_out, self.resolved.spec.evaluation.samples, self.parts.evaluation)
+        with self.training.clock.timed("eval"):
+            found = evaluate(
+                self.training.roller, self.parts.held_out, self.resolved.spec.evaluation.samples, self.parts.evaluation
+            )
         if self.main:
             name = when.replace(" ", "-")
             folder.write_rollouts(self.output / "eval" / f"{name}.jsonl", found.rollouts)
@@ -222,7 +238,8 @@ class _Run:
         from rlvr_core.events import Saved
 
         if self.main:
-            path = state.save(self.output, self.training, step, self.resolved.spec.checkpoint.keep)
+            with self.training.clock.timed("checkpoint"):
+                path = state.save(self.output, self.training, step, self.resolved.spec.checkpoint.keep)
             self.written["checkpoint"] = str(path)
             self.tell(Saved(path, step))
         self.accelerator.wait_for_everyone()
@@ -244,11 +261,21 @@ class _Run:
             "status": status,
             "ranks": self.accelerator.num_processes,
             "wall_s": round(time.perf_counter() - self.started, 3),
+            "seconds": self._seconds(),
             "eval": self.evaluations,
         }
         if self.main:
             save_model(self.training.learner.root.policy, self.parts.tokenizer, self.output / folder.MODEL)
-            for name in (folder.MODEL, folder.SUMMARY, folder.METRICS, folder.SAMPLES, "eval", folder.SPEC, folder.MANIFEST):
+            for name in (
+                folder.MODEL,
+                folder.SUMMARY,
+                folder.METRICS,
+                folder.SAMPLES,
+                folder.TRACE,
+                "eval",
+                folder.SPEC,
+                folder.MANIFEST,
+            ):
                 if (self.output / name).exists() or name == folder.SUMMARY:
                     self.written[name.split(".")[0]] = str(self.output / name)
             summary["written"] = dict(self.written)
@@ -256,6 +283,13 @@ class _Run:
         self.accelerator.wait_for_everyone()
         self.tell(RunFinished(self.output, summary))
         return RunResult(self.output, summary)
+
+    def _seconds(self) -> dict[str, float]:
+        """Where the run's time went, by stage; ``other``: everything else, loading and writing the model too."""
+        clock = self.training.clock
+        clock.take()
+        spent = {stage: round(seconds, 3) for stage, seconds in sorted(clock.total.items())}
+        return {**spent, "other": round(time.perf_counter() - self.started - sum(clock.total.values()), 3)}
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
+from rlvr_core.clock import Clock
 from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
 from rlvr_core.events import Event
@@ -25,7 +26,7 @@ from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
 from rlvr_core.policy.root import Numerics, Root, moved
 from rlvr_core.randomness import seed_of
 from rlvr_core.records import Example, Sampling
-from rlvr_core.rollout.collect import Clock, Ranks, Roller, WeightedReward
+from rlvr_core.rollout.collect import Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
 from rlvr_core.spec.model import LearnerSection, ModelSection
 from rlvr_core.spec.resolve import Resolved
@@ -61,7 +62,7 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     policy = load_policy(source, spec.model, accelerator)
     clock = Clock()
     objective = build_objective(resolved.objective)
-    learner, preparer = build_learner(resolved, objective, policy, accelerator)
+    learner, preparer = build_learner(resolved, objective, policy, accelerator, clock)
 
     engine = resolved.engine.build()
     engine.start(LocalPolicy(learner, tokenizer))
@@ -116,7 +117,7 @@ def make_trainable(policy: PreTrainedModel, gradient_checkpointing: bool) -> Non
 
 
 def build_learner(
-    resolved: Resolved, objective: Objective, policy: PreTrainedModel, accelerator: Accelerator
+    resolved: Resolved, objective: Objective, policy: PreTrainedModel, accelerator: Accelerator, clock: Clock | None = None
 ) -> tuple[Learner, Preparer]:
     """Root module, references, optimizer, schedule."""
     spec = resolved.spec
@@ -131,7 +132,7 @@ def build_learner(
     steps = spec.steps * spec.learner.num_iterations * spec.learner.num_minibatches
     scheduler = get_scheduler(spec.learner.lr_scheduler, optimizer, spec.learner.warmup_steps, steps)
     limits = Limits(spec.learner.max_tokens_per_microbatch, spec.rollout.max_completion_length)
-    preparer = Preparer(objective, root, references, accelerator, limits)
+    preparer = Preparer(objective, root, references, accelerator, limits, clock or Clock())
     learner = Learner(spec.learner, objective, root, preparer, accelerator, optimizer, scheduler)
     return learner, preparer
 

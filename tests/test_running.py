@@ -17,6 +17,7 @@ import torch
 import yaml
 from metric_docs import undocumented
 
+from rlvr_core.clock import BETWEEN_STEPS, STAGES
 from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.policy.loading import load_model, load_tokenizer, save_model
 from rlvr_core.running import load, run
@@ -354,3 +355,20 @@ def test_changes_from_a_notebook_are_taken_or_refused_never_dropped(place: Path,
     assert result.summary["steps"] == 1
     with pytest.raises(SpecError, match="takes no changes"):
         run(load(spec(place, tmp_path / "other")), set=["steps=1"])
+
+
+def test_a_profile_of_the_first_steps_opens_as_a_trace_with_every_stage(place: Path, tmp_path: Path) -> None:
+    run(spec(place, tmp_path / "run", steps=3), profile=True)
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    assert {"rlvr/rollout", "rlvr/reward", "rlvr/select", "rlvr/learn", "rlvr/reference"} <= {event.get("name") for event in events}
+
+
+def test_a_steps_seconds_add_up_and_evaluations_are_counted_beside_it(place: Path, tmp_path: Path) -> None:
+    result = run(spec(place, tmp_path / "run", evaluation={"every": 2}, checkpoint={"every": 2}))
+    for row in rows(tmp_path / "run"):
+        inside = sum(row[f"time/{stage}"] for stage in STAGES if stage not in BETWEEN_STEPS)
+        assert inside + row["time/other"] == pytest.approx(row["time/step"])
+        assert (row["time/eval"] > 0) == (row["step"] in (1, 3)) and (row["time/checkpoint"] > 0) == (row["step"] == 3)
+    spent = result.summary["seconds"]
+    assert set(spent) >= {"rollout", "reward", "select", "learn", "reference", "eval", "checkpoint", "other"}
+    assert sum(spent.values()) == pytest.approx(result.summary["wall_s"], abs=0.5)

@@ -31,6 +31,7 @@ def run(
     seed: Seed = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a run that stands in the output folder")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="write trace.json, a trace of a few steps, for Perfetto")] = False,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="go on with an interrupted run, from its folder", show_default=False)
     ] = None,
@@ -39,7 +40,9 @@ def run(
     from rlvr_core.running import run as run_spec
 
     if resume is None:
-        run_spec(resolved_from(spec, objective, model, task, output, steps, seed, assignments), overwrite=overwrite)
+        run_spec(
+            resolved_from(spec, objective, model, task, output, steps, seed, assignments), overwrite=overwrite, profile=profile
+        )
         return
     given = {"a spec": spec, "--objective": objective, "--model": model, "--task": task, "--output": output, "--seed": seed,
              "--set": assignments, "--overwrite": overwrite or None}  # fmt: skip
@@ -52,4 +55,4 @@ def run(
         raise RunFolderError(
             f"--resume {resume}: {'holds no run: there is no spec.yaml in it' if resume.is_dir() else 'no such folder'}"
         )
-    run_spec(resolved_from(resume / "spec.yaml", None, None, None, str(resume), steps, None, None), resume=True)
+    run_spec(resolved_from(resume / "spec.yaml", None, None, None, str(resume), steps, None, None), resume=True, profile=profile)

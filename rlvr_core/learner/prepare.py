@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlvr_core.clock import Clock
 from rlvr_core.errors import ContractError
 from rlvr_core.learner.dealing import deal
 from rlvr_core.learner.micro import micro_batch
@@ -84,13 +85,20 @@ class Preparer:
     """Runs the prepare stage on all ranks; every rank ends with the same batch."""
 
     def __init__(
-        self, objective: Objective, root: Root, references: Mapping[str, ReferenceModel], accelerator: Accelerator, limits: Limits
+        self,
+        objective: Objective,
+        root: Root,
+        references: Mapping[str, ReferenceModel],
+        accelerator: Accelerator,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self.objective = objective
         self.root = root
         self.references = references
         self.accelerator = accelerator
         self.limits = limits
+        self.clock = clock
         self.learn_references = objective.reference_quantities(objective.learn_needs())
         self.forwards = 0
 
@@ -132,7 +140,9 @@ class Preparer:
             if rows:
                 results.append((rows, {name: values.double().cpu() for name, values in found.items()}))
         gathered: dict[str, Tensor] = {}
-        for rows, found in gather_object(results):
+        with self.clock.timed("idle"):
+            everyone = gather_object(results)
+        for rows, found in everyone:
             for name, values in found.items():
                 target = gathered.setdefault(name, torch.zeros(batch.mask.shape, dtype=torch.float64))
                 target[rows, : values.shape[1]] = values
@@ -172,7 +182,7 @@ class Preparer:
         """A reference's quantities for padded rows, under the policy's numerics."""
         reference, numerics = self.references[label], self.root.numerics
         self.forwards += 1
-        with numerics.context(self.accelerator.device):
+        with self.clock.timed("reference"), numerics.context(self.accelerator.device):
             return completion_quantities(reference.model, reference.head, rows, quantities, numerics.temperature, numerics.chunk)
 
     def _shape(self, batch: Batch) -> Batch:

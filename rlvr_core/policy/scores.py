@@ -84,10 +84,7 @@ class _LinearScores(torch.autograd.Function):
             z, _ = _logits(hidden[here].to(dtype), matrix, bias, scale, softcap, temperature)
             chosen = z.gather(-1, ids[here, None]).squeeze(-1)
             top = z.max(-1, keepdim=True).values
-            if entropy:
-                p = (z - top).exp_()
-            else:
-                p = z.sub_(top).exp_()
+            p = (z - top).exp_() if entropy else z.sub_(top).exp_()
             total = p.sum(-1)
             normalisers[here] = total.log() + top.squeeze(-1)
             logprobs[here] = chosen - normalisers[here]

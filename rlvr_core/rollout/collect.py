@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from accelerate.utils import gather_object
 
-from rlvr_core.contracts import Reward, RolloutEngine, Sampler
+from rlvr_core.clock import Clock
+from rlvr_core.contracts import Reward, RolloutEngine
 from rlvr_core.errors import ContractError, DataError
 from rlvr_core.randomness import permutation
-from rlvr_core.records import Outcome, Request, RewardItem, Rollout, RowKey, Sampling
+from rlvr_core.records import Outcome, Request, RewardItem, Rollout, RowKey, Sampling, Selection
 from rlvr_core.rollout.prompts import Prompt, prompt_text
 
 
@@ -31,28 +31,6 @@ class Ranks:
 
     index: int
     number: int
-
-
-@dataclass
-class Clock:
-    """Seconds spent by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def timed(self, stage: str) -> _Timed:
-        """``with clock.timed("rollout"): ...``"""
-        return _Timed(self, stage)
-
-
-class _Timed:
-    def __init__(self, clock: Clock, stage: str) -> None:
-        self.clock, self.stage = clock, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.clock.seconds[self.stage] = self.clock.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
 
 
 @dataclass(frozen=True)
@@ -110,7 +88,7 @@ class Roller:
         ]
         with self.clock.timed("reward"):
             scored = self.score(rollouts)
-        with self.clock.timed("gather"):
+        with self.clock.timed("idle"):
             everyone: list[Rollout] = gather_object(scored) if self.ranks.number > 1 else scored
         return _with_group_rewards(sorted(everyone, key=lambda r: r.key))
 
@@ -154,13 +132,17 @@ def shuffled_rewards(rollouts: Sequence[Rollout], seed: int, step: int) -> list[
 
 
 def collect(
-    roll: Callable[[int, int], list[Rollout]], sampler: Sampler, prompts: int, max_refills: int, first: int = 0
+    roll: Callable[[int, int], list[Rollout]],
+    select: Callable[[Sequence[Rollout], int], Selection],
+    prompts: int,
+    max_refills: int,
+    first: int = 0,
 ) -> Collected:
     """Rounds of ``roll(number of prompts, first prompt's number)`` until the sampler is content or ``max_refills`` are used up."""
     scored = roll(prompts, first)
     rounds, asked = 0, first + prompts
     while True:
-        selection = sampler.select(scored, rounds)
+        selection = select(scored, rounds)
         if not selection.refill or rounds >= max_refills:
             return Collected(tuple(scored), tuple(selection.kept), rounds, selection.metrics)
         scored = scored + roll(selection.refill, asked)
