@@ -118,6 +118,9 @@ class PolicyHandle(Protocol):
     def decode(self, **inputs: Any) -> Any:
         """The policy's forward without gradient, through the root module (sharded parameters are gathered there)."""
 
+    def generate(self, **inputs: Any) -> Any:
+        """The policy's own ``generate``, through the root module too."""
+
 
 class RolloutEngine(Component, ABC):
     """Draws completions. Row ``key`` and the run's seed alone decide a row's random numbers, not which rows share its batch."""
@@ -125,6 +128,10 @@ class RolloutEngine(Component, ABC):
     @abstractmethod
     def start(self, policy: PolicyHandle) -> None:
         """Called once before the first ``generate``."""
+
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how this policy will be decoded: lines, shown once after ``start``."""
+        return ()
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
-from rlvr_core.events import Event
+from rlvr_core.events import Event, Notice
 from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
@@ -65,6 +65,8 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
 
     engine = resolved.engine.build()
     engine.start(LocalPolicy(learner, tokenizer))
+    for note in engine.notes():
+        tell(Notice(note, "warning"))
     rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), ranks, clock)

@@ -37,3 +37,8 @@ class LocalPolicy:
     def decode(self, **inputs: Any) -> Any:
         """The policy's forward, through the root module."""
         return self._learner.root("decode", **inputs)
+
+    @torch.no_grad()
+    def generate(self, **inputs: Any) -> Any:
+        """The policy's own ``generate``, through the root module too."""
+        return self._learner.root("generate", **inputs)
