@@ -337,8 +337,11 @@ def _rolling_out(resolved: Resolved, policy: PreTrainedModel, autocast: torch.dt
     rows = min(limit, _rows_drawn(resolved))
     row, said = row_tokens(resolved)
     per_element = policy.dtype.itemsize + (policy.dtype if autocast is None else autocast).itemsize
-    size = rows * row * shape.layers * shape.kv_heads * shape.head * per_element
-    how = f"{rows} rows x ({said}) x {size // (rows * row)} bytes"
+    per_token = shape.layers * shape.kv_heads * shape.head * per_element
+    allowed = max(row, getattr(resolved.engine.options, "max_cache_tokens", rows * row))
+    size = min(rows * row, allowed) * per_token
+    how = f"{rows} rows x ({said})" if rows * row <= allowed else f"{allowed} tokens (rollout.engine.max_cache_tokens)"
+    how += f" x {per_token} bytes"
     yield Item("key-value cache", size, "rolling out", how)
     how = f"{rows} rows x vocabulary of {shape.vocabulary} x {SAMPLING_COPIES} float32 copies"
     yield Item("sampling", rows * shape.vocabulary * 4 * SAMPLING_COPIES, "rolling out", how)

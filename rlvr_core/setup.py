@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,10 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
 
     ends = tuple(end_token_ids(policy, tokenizer))
     rollout = spec.rollout
-    sampling = Sampling(rollout.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), spec.seed)
-    greedy_or_not = Sampling(
-        spec.evaluation.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), seed_of("evaluation", spec.seed)
+    sampling = Sampling(
+        rollout.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), spec.seed, rollout.min_completion_length
     )
+    greedy_or_not = replace(sampling, temperature=spec.evaluation.temperature, seed=seed_of("evaluation", spec.seed))
     training = Training(
         spec, objective, learner, preparer, roller, PromptStream(examples, encoded, spec.seed), sampling, clock, tell
     )

@@ -114,7 +114,9 @@ class TransformersEngineOptions(Options):
     """Decoding in this process with the policy's own weights."""
 
     max_cache_tokens: int = option(
-        262144, "tokens of prompts and completions that the key-value cache holds at most, padding included; a longer row goes alone", ge=1
+        262144,
+        "tokens of prompts and completions that the key-value cache holds at most, padding included; a longer row goes alone",
+        ge=1,
     )
     max_rows: int = option(512, "rows decoded together at most: their logits exist together", ge=1)
     shrink: float = option(

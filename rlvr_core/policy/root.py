@@ -59,12 +59,10 @@ class Root(nn.Module):
             return self._learn(*args)
         if mode == "prepare":
             return self._quantities(*args)
-        if mode == "decode":
+        if mode in ("decode", "generate"):
+            run: Any = self.policy if mode == "decode" else self.policy.generate
             with self.numerics.context(self.policy.device):
-                return self.policy(**kwargs)
-        if mode == "generate":
-            with self.numerics.context(self.policy.device):
-                return self.policy.generate(**kwargs)
+                return run(**kwargs)
         raise ValueError(f"no mode '{mode}'")
 
     def _learn(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Term]:

@@ -26,7 +26,7 @@ class RowsLayer(CacheLayerMixin):
     """One attention layer's keys and values: [rows, heads, columns, D] each. ``window``: tokens that a query sees, itself included."""
 
     def __init__(self, window: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.window, self.is_sliding = window, window is not None
         self.rows = self.width = 0
         self.begin = self.end = 0
@@ -82,7 +82,9 @@ class RowsLayer(CacheLayerMixin):
     def reserve(self, rows: int, width: int, like: RowsLayer) -> None:
         """Places for more rows, up to ``rows`` in all, of up to ``width`` columns. ``like``: a layer with states of the same shape."""
         if self.is_initialized or like.is_initialized:
-            self._reallocate(rows, width if self.window is None else min(width, self.window), 1, self if self.is_initialized else like)
+            self._reallocate(
+                rows, width if self.window is None else min(width, self.window), 1, self if self.is_initialized else like
+            )
             self.width = width
 
     def place(self, row: int, copies: int, layer: RowsLayer, source: int, length: int) -> None:
@@ -114,32 +116,33 @@ class RowsCache(Cache):
     """``RowsLayer`` for every layer of a model."""
 
     def __init__(self, windows: Sequence[int | None]) -> None:
-        super().__init__(layers=[RowsLayer(window) for window in windows])
+        self.of_rows = [RowsLayer(window) for window in windows]
+        super().__init__(layers=list(self.of_rows))
 
     @property
     def width(self) -> int:
         """Columns of the longest row."""
-        return int(self.layers[0].width)
+        return self.of_rows[0].width
 
     def forget(self, columns: int) -> None:
         """The first columns belong to no row any more."""
-        for layer in self.layers:
+        for layer in self.of_rows:
             layer.forget(columns)
 
     def leave(self, holes: Sequence[int], movers: Sequence[int], rows: int, device: torch.device) -> None:
         """Rows ``movers`` take the places ``holes``; ``rows`` remain."""
         there, these = (torch.tensor(places, dtype=torch.int64, device=device) for places in (holes, movers))
-        for layer in self.layers:
+        for layer in self.of_rows:
             layer.leave(there, these, rows)
 
     def reserve(self, rows: int, width: int, like: RowsCache) -> None:
         """Places for more rows, up to ``rows`` in all, of up to ``width`` columns. ``like``: a cache of the same model."""
-        for mine, theirs in zip(self.layers, like.layers, strict=True):
+        for mine, theirs in zip(self.of_rows, like.of_rows, strict=True):
             mine.reserve(rows, width, theirs)
 
     def place(self, row: int, copies: int, cache: RowsCache, source: int, length: int) -> None:
         """Row ``source`` of a cache prefilled from its first column, ``length`` columns of it, as ``copies`` rows from ``row`` on."""
-        for mine, theirs in zip(self.layers, cache.layers, strict=True):
+        for mine, theirs in zip(self.of_rows, cache.of_rows, strict=True):
             mine.place(row, copies, theirs, source, length)
 
 

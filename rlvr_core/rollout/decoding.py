@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -85,6 +85,18 @@ class Limits:
     """Positions that the model has embeddings for; None: any."""
 
 
+@dataclass
+class Inputs:
+    """What the next forward and draw take, a row each: ``tokens``, ``positions`` [B,1]; ``counters`` (tokens written), ``seeds`` [B]."""
+
+    tokens: Tensor
+    positions: Tensor
+    counters: Tensor
+    seeds: Tensor
+    starts: Tensor | None
+    """[B,1] column of the row's first token; None: 0 for all."""
+
+
 class Decoding:
     """Rows in the cache (``rows``, in the cache's order) and rows that wait."""
 
@@ -95,6 +107,7 @@ class Decoding:
         self.recorder = Recorder(sampling, policy)
         self.allowance = sampling.max_completion_length // ALLOWANCE + 1
         self.cache = RowsCache(windows)
+        self.inputs: Inputs
         self.rows: list[Row] = []
         self.ended: set[int] = set()
         self.waiting: deque[Row] = deque()
@@ -111,16 +124,17 @@ class Decoding:
 
     def _step(self) -> None:
         """One more token for every row."""
-        attention = None
-        if self.padded:
-            attention = torch.arange(self.cache.width + 1, device=self.device) >= self.starts
-        logits = self.forward(self.tokens, self.positions, self.cache, attention)
-        ids, logprobs = self.sampler(logits, self.seeds, self.counters)
-        self.tokens, self.counters = ids[:, None], self.counters + 1
-        self.positions = self.positions + 1
-        if self.limits.positions is not None:
-            self.positions.clamp_(max=self.limits.positions - 1)  # ended rows that are still here may be past it
+        now, attention = self.inputs, None
+        if now.starts is not None:
+            attention = torch.arange(self.cache.width + 1, device=self.device) >= now.starts
+        logits = self.forward(now.tokens, now.positions, self.cache, attention)
+        ids, logprobs = self.sampler(logits, now.seeds, now.counters)
+        self.inputs = replace(now, tokens=ids[:, None], positions=self._next(now.positions), counters=now.counters + 1)
         self.ended.update(self.recorder.record(self.rows, ids.tolist(), logprobs.tolist()))
+
+    def _next(self, positions: Tensor) -> Tensor:
+        """Ended rows that are still here may be past the last one."""
+        return positions + 1 if self.limits.positions is None else (positions + 1).clamp(max=self.limits.positions - 1)
 
     def _leave(self, leaving: Collection[int]) -> None:
         """Rows give up their places in the cache."""
@@ -140,17 +154,15 @@ class Decoding:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Tensors that follow from the rows, [B] or [B,1]."""
+        """Inputs that follow from the rows."""
 
         def made(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=self.device)
 
-        starts = [self.cache.width - row.cached for row in self.rows]
-        self.starts, self.padded = made(starts)[:, None], max(starts) > 0
-        self.tokens = made([row.newest for row in self.rows])[:, None]
-        self.positions = made([row.cached for row in self.rows])[:, None]
-        self.counters = made([len(row.ids) for row in self.rows])
-        self.seeds = made([row.seed for row in self.rows])
+        cached = [row.cached for row in self.rows]
+        starts = made([self.cache.width - columns for columns in cached])[:, None] if min(cached) < self.cache.width else None
+        tokens, written = made([row.newest for row in self.rows])[:, None], made([len(row.ids) for row in self.rows])
+        self.inputs = Inputs(tokens, made(cached)[:, None], written, made([row.seed for row in self.rows]), starts)
 
     def _put_back(self) -> None:
         """Where the cache has outgrown its limit, rows that have written least go back to wait, an eighth of the room at once."""

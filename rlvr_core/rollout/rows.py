@@ -50,7 +50,9 @@ def rows_of(requests: Sequence[Request], sampling: Sampling, positions: int | No
     rows = []
     for request in requests:
         if not request.prompt_ids:
-            raise DataError(f"prompt {request.key.prompt} of step {request.key.step} has no tokens; a completion needs one to start from")
+            raise DataError(
+                f"prompt {request.key.prompt} of step {request.key.step} has no tokens; a completion needs one to start from"
+            )
         limits = [sampling.max_completion_length, request.max_completion_length]
         limits += [] if positions is None else [positions - len(request.prompt_ids)]
         limit = min(limit for limit in limits if limit is not None)

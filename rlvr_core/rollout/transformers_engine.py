@@ -31,24 +31,28 @@ class TransformersEngine(RolloutEngine):
 
     def start(self, policy: PolicyHandle) -> None:
         self.policy = policy
-        self.narrowed = False
+        self.inexact = False
         self.positions = learned_positions(policy.model)
+        self.steady = steady_length(policy.model)
         self.windows = usable_windows(policy)
 
     def notes(self) -> Sequence[str]:
         notes = []
         if isinstance(self.windows, str):
-            notes.append(
-                f"rollout: decoding with generate, slower as rows cannot leave or enter its batch: {self.windows}"
-            )
+            notes.append(f"rollout: decoding with generate, as rows cannot leave or enter this model's cache: {self.windows}")
         if self.positions is not None:
             notes.append(
-                f"rollout: the model has {self.positions} positions; a completion that reaches the last one ends there, of length"
+                f"rollout: the model has {self.positions} positions; a completion that reaches the last one is cut there"
+            )
+        if self.steady is not None:
+            notes.append(
+                f"rollout: rotary frequencies change past {self.steady} tokens; rows that may be longer are decoded with generate"
             )
         return notes
 
     def exact(self) -> bool:
-        return self.policy.exact and not self.narrowed
+        """Not where end tokens were held back, nor for what ``generate`` decoded: its caches need not agree with a whole forward."""
+        return self.policy.exact and not self.inexact
 
     def policy_version(self) -> int:
         return self.policy.version
@@ -56,14 +60,19 @@ class TransformersEngine(RolloutEngine):
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Raises DataError for a prompt without tokens, or with no room for a completion."""
-        self.narrowed = sampling.min_completion_length > 0  # end tokens were kept out: not the policy's own distribution
         rows = rows_of(requests, sampling, self.positions)
-        if isinstance(self.windows, str):
-            generate_rows(self.policy, rows, sampling, self.options.max_rows)
-        else:
-            limits = Limits(self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, self.positions)
-            Decoding(self.policy, self.windows, sampling, limits).run(rows)
+        apart = [row for row in rows if isinstance(self.windows, str) or not self._steady(row)]
+        self.inexact = bool(apart) or sampling.min_completion_length > 0
+        if apart:
+            generate_rows(self.policy, apart, sampling, self.options.max_rows)
+        if not isinstance(self.windows, str):
+            known = [bound for bound in (self.positions, self.steady) if bound is not None]
+            limits = Limits(self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None))
+            Decoding(self.policy, self.windows, sampling, limits).run(row for row in rows if self._steady(row))
         return [row.completion() for row in rows]
+
+    def _steady(self, row: Row) -> bool:
+        return self.steady is None or len(row.request.prompt_ids) + row.limit <= self.steady
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
@@ -75,6 +84,16 @@ def learned_positions(model: PreTrainedModel) -> int | None:
     if next(tables, None) is None:
         return None
     return int(model.config.get_text_config(decoder=True).max_position_embeddings)
+
+
+def steady_length(model: PreTrainedModel) -> int | None:
+    """Tokens up to which rotary frequencies do not depend on a sequence's length (or its neighbours'); None: they never do."""
+    config = model.config.get_text_config(decoder=True)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters] if "rope_type" in parameters else [p for p in parameters.values() if isinstance(p, dict)]
+    changing = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    trained = int(getattr(config, "max_position_embeddings", 0))
+    return min((int(kind.get("original_max_position_embeddings") or trained) for kind in changing), default=None)
 
 
 def usable_windows(policy: PolicyHandle) -> list[int | None] | str:
