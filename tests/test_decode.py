@@ -113,6 +113,15 @@ def test_a_forward_that_disagrees_with_itself_is_decoded_with_generate() -> None
     assert not engine(model).notes()
 
 
+@pytest.mark.parametrize("name", [*ATTENTION, *EXPERTS])
+def test_rounding_to_bfloat16_is_no_such_disagreement(name: str) -> None:
+    handle = Handle({**ATTENTION, **EXPERTS}[name]().bfloat16())
+    handle.exact = False
+    decoder = TransformersEngine(TransformersEngineOptions())
+    decoder.start(handle)
+    assert not [note for note in decoder.notes() if "generate" in note]
+
+
 class Watching(Handle):
     """Also notes how many columns the cache has before each forward."""
 

@@ -19,6 +19,7 @@ from metric_docs import undocumented
 
 from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.policy.loading import load_model, load_tokenizer, save_model
+from rlvr_core.rollout.transformers_engine import TransformersEngine
 from rlvr_core.running import load, run
 from rlvr_core.testing import tiny_policy, tiny_tokenizer
 
@@ -61,6 +62,15 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 def weights(output: Path) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in load_model(str(output / "model"), dtype="float32").parameters()])
+
+
+def test_what_the_engine_notes_of_the_policy_is_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "notes", lambda _: ["this model decodes strangely"])
+    run(spec(place, tmp_path / "run", steps=1, evaluation={"problems": 0}))
+    captured = capsys.readouterr()
+    assert "this model decodes strangely" in captured.out + captured.err
 
 
 @pytest.mark.parametrize("objective", ["popo", "grpo", "ppo"])
