@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -120,6 +121,9 @@ class PolicyHandle(Protocol):
 
     def generate(self, **inputs: Any) -> Any:
         """The policy's own ``generate``, through the root module too."""
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Around many forwards with the same weights: what each would do anew (autocast's copies of the weights) is done once."""
 
 
 class RolloutEngine(Component, ABC):

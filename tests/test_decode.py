@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny_models import ATTENTION, EXPERTS, GPT2, OTHERS, WINDOW, Handle, engine, made
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, GPT2Config, LlamaConfig, PreTrainedModel
 
 from rlvr_core.components.options import TransformersEngineOptions
 from rlvr_core.errors import DataError
+from rlvr_core.policy.handle import LocalPolicy
 from rlvr_core.records import Completion, Request, RowKey, Sampling
 from rlvr_core.rollout.draw import greedy, sample
 from rlvr_core.rollout.transformers_engine import TransformersEngine
 from rlvr_core.spec.model import RolloutSection
-from rlvr_core.testing import tiny_policy
+from rlvr_core.testing import tiny_policy, tiny_tokenizer
+from rlvr_core.testing.bench import Bench
 
 PROMPTS = [(5, 6, 7), (8, 9), (5, 6, 7, 10, 11), (12,), (3,) * 9 + (14,), (4, 5)]
 LIMITS = [3 * WINDOW, 14, 3 * WINDOW, 4, 3 * WINDOW, 9]
@@ -283,3 +287,28 @@ def test_a_drawn_token_is_where_the_cumulative_probability_passes_the_number(
     torch.testing.assert_close(found, logprobs.gather(-1, ids[:, None])[:, 0])
     ids, found = greedy(logits.clone())
     torch.testing.assert_close(found, logprobs.max(-1).values)
+
+
+def test_autocast_copies_each_weight_once_a_generate() -> None:
+    bench = Bench.of({"name": "grpo"}, dtype=torch.float32)
+    root = bench.learner.root
+    root.numerics = replace(root.numerics, autocast=torch.bfloat16)
+    decoder = TransformersEngine(TransformersEngineOptions())
+    decoder.start(LocalPolicy(bench.learner, tiny_tokenizer()))
+    matrices = sum(isinstance(module, torch.nn.Linear) for module in root.policy.modules())
+    for length in (1, 12):
+        with _Casts() as casts:
+            decoder.generate([Request(RowKey(1, 0, 0), (5,), length)], sampling(stop_token_ids=()))
+        assert casts.matrices == matrices
+    assert not decoder.exact()
+
+
+class _Casts(TorchDispatchMode):
+    """Counts matrices that are cast from float32 to bfloat16."""
+
+    matrices = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.bfloat16:
+            self.matrices += isinstance(args[0], torch.nn.Parameter) and args[0].dim() == 2
+        return function(*args, **(kwargs or {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -96,6 +97,9 @@ class Handle:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.tokenizer = model, tiny_tokenizer()
         self.shapes: list[tuple[int, int]] = []
+
+    def held(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     @torch.no_grad()
     def decode(self, **inputs: Any) -> Any:

@@ -63,12 +63,14 @@ class TransformersEngine(RolloutEngine):
         rows = rows_of(requests, sampling, self.positions)
         apart = [row for row in rows if isinstance(self.windows, str) or not self._steady(row)]
         self.inexact = bool(apart) or sampling.min_completion_length > 0
-        if apart:
+        with self.policy.held():
             generate_rows(self.policy, apart, sampling, self.options.max_rows)
-        if not isinstance(self.windows, str):
-            known = [bound for bound in (self.positions, self.steady) if bound is not None]
-            limits = Limits(self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None))
-            Decoding(self.policy, self.windows, sampling, limits).run(row for row in rows if self._steady(row))
+            if not isinstance(self.windows, str):
+                known = [bound for bound in (self.positions, self.steady) if bound is not None]
+                limits = Limits(
+                    self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None)
+                )
+                Decoding(self.policy, self.windows, sampling, limits).run(row for row in rows if self._steady(row))
         return [row.completion() for row in rows]
 
     def _steady(self, row: Row) -> bool:
