@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -119,6 +120,12 @@ class PolicyHandle(Protocol):
     def decode(self, **inputs: Any) -> Any:
         """The policy's forward without gradient, through the root module (sharded parameters are gathered there)."""
 
+    def generate(self, **inputs: Any) -> Any:
+        """The policy's own ``generate``, through the root module too."""
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Around many forwards with the same weights: what each would do anew (autocast's copies of the weights) is done once."""
+
 
 class RolloutEngine(Component, ABC):
     """Draws completions. Row ``key`` and the run's seed alone decide a row's random numbers, not which rows share its batch."""
@@ -126,6 +133,10 @@ class RolloutEngine(Component, ABC):
     @abstractmethod
     def start(self, policy: PolicyHandle) -> None:
         """Called once before the first ``generate``."""
+
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how this policy will be decoded: lines, shown once after ``start``."""
+        return ()
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

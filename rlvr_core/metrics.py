@@ -58,9 +58,9 @@ def time_metrics(
     found = {f"time/{stage}": seconds.get(stage, 0.0) for stage in STAGES}
     found |= {"time/step": whole, "time/other": max(0.0, whole - inside), "time/tokens_per_second": sampled / whole}
     if seconds.get("rollout"):
-        found["rollout/tokens_per_second"] = sampled / seconds["rollout"]
+        found["time/rollout_tokens_per_second"] = sampled / seconds["rollout"]
     if learned is not None and seconds.get("learn"):
-        found["learn/tokens_per_second"] = sum(r.tokens for r in learned.rollouts) / seconds["learn"]
+        found["time/learn_tokens_per_second"] = sum(r.tokens for r in learned.rollouts) / seconds["learn"]
     return found | {"memory/peak_mb": peak_memory_mb()}
 
 

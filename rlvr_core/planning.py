@@ -40,8 +40,8 @@ ASSUMED_PROMPT = 512
 """Tokens of a prompt, where ``prompt.max_length`` does not say."""
 LOGIT_COPIES = 3
 """float32 tensors of chunk x vocabulary alive together in ``score_tokens``, at most."""
-SAMPLING_COPIES = 4
-"""float32 tensors of rows x vocabulary alive together when a token is drawn: logits, log-probs, probabilities, their sums."""
+SAMPLING_COPIES = 1
+"""float32 tensors of rows x vocabulary alive together when a token is drawn: logits, which are overwritten on the way to it."""
 
 
 @dataclass(frozen=True)
@@ -337,11 +337,16 @@ def _rolling_out(resolved: Resolved, policy: PreTrainedModel, autocast: torch.dt
     rows = min(limit, _rows_drawn(resolved))
     row, said = row_tokens(resolved)
     per_element = policy.dtype.itemsize + (policy.dtype if autocast is None else autocast).itemsize
-    size = rows * row * shape.layers * shape.kv_heads * shape.head * per_element
-    how = f"{rows} rows x ({said}) x {size // (rows * row)} bytes"
+    per_token = shape.layers * shape.kv_heads * shape.head * per_element
+    allowed = max(row, getattr(resolved.engine.options, "max_cache_tokens", rows * row))
+    size = min(rows * row, allowed) * per_token
+    how = f"{rows} rows x ({said})" if rows * row <= allowed else f"{allowed} tokens (rollout.engine.max_cache_tokens)"
+    how += f" x {per_token} bytes"
     yield Item("key-value cache", size, "rolling out", how)
-    how = f"{rows} rows x vocabulary of {shape.vocabulary} x {SAMPLING_COPIES} float32 copies"
-    yield Item("sampling", rows * shape.vocabulary * 4 * SAMPLING_COPIES, "rolling out", how)
+    narrow = min(policy.dtype.itemsize, 4 if autocast is None else autocast.itemsize)
+    per_logit = 4 * SAMPLING_COPIES + (narrow if narrow < 4 else 0)
+    how = f"{rows} rows x vocabulary of {shape.vocabulary} x {per_logit} bytes: logits{' and their float32 copy' if narrow < 4 else ''}"
+    yield Item("sampling", rows * shape.vocabulary * per_logit, "rolling out", how)
 
 
 def _rows_drawn(resolved: Resolved) -> float:

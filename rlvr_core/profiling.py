@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import ProfilerActivity, profile
 
 WARM_UP, TRACED = 1, 2
-"""Steps that run before the trace, and in it; a shorter run is traced from its first step."""
+"""Steps that run before the trace, and in it; a run of one step is traced in that."""
 
 
 @contextlib.contextmanager
@@ -19,13 +19,35 @@ def traced(file: Path | None, steps: int) -> Iterator[Callable[[], None]]:
     if file is None:
         yield lambda: None
         return
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    warm_up = WARM_UP if steps > WARM_UP else 0
-    plan = schedule(wait=warm_up, warmup=0, active=min(TRACED, steps - warm_up), repeat=1)
+    trace = _Trace(file, first=min(WARM_UP, steps - 1))
+    trace.go_on()
+    try:
+        yield trace.go_on
+    finally:
+        trace.end()
 
-    def write(made: profile) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        made.export_chrome_trace(str(file))
 
-    with profile(activities=activities, schedule=plan, on_trace_ready=write) as made:
-        yield made.step
+class _Trace:
+    """Counts steps; starts before the first that is traced, ends after the last."""
+
+    def __init__(self, file: Path, first: int) -> None:
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        self.file, self.first, self.done = file, first, -1
+        self.profile = profile(activities=activities)
+        self.running = False
+
+    def go_on(self) -> None:
+        """A step has ended (the first call: none yet)."""
+        self.done += 1
+        if self.done == self.first:
+            self.profile.start()
+            self.running = True
+        elif self.done == self.first + TRACED:
+            self.end()
+
+    def end(self) -> None:
+        """Write what was traced."""
+        if self.running:
+            self.running = False
+            self.profile.stop()
+            self.profile.export_chrome_trace(str(self.file))

@@ -80,17 +80,23 @@ class Request:
 
     key: RowKey
     prompt_ids: tuple[int, ...]
+    max_completion_length: int | None = None
+    """This row's own limit, where it is below the run's."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. ``temperature`` 0 is greedy. Lengths are in tokens, the end token included."""
+    """How completions are drawn. ``temperature`` 0 is greedy. Lengths are in tokens, the end token included.
+
+    Before ``min_completion_length`` no end token is drawn (their probability is 0, and the others' sum to 1) and no stop string ends a row.
+    """
 
     temperature: float
     max_completion_length: int
     stop_token_ids: tuple[int, ...]
     stop_strings: tuple[str, ...]
     seed: int
+    min_completion_length: int = 0
 
 
 @dataclass(frozen=True)

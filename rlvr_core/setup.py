@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
-from rlvr_core.events import Event
+from rlvr_core.events import Event, Notice
 from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
@@ -66,6 +66,8 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
 
     engine = resolved.engine.build()
     engine.start(LocalPolicy(learner, tokenizer))
+    for note in engine.notes():
+        tell(Notice(note, "warning"))
     rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), ranks, clock)
@@ -75,10 +77,10 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
 
     ends = tuple(end_token_ids(policy, tokenizer))
     rollout = spec.rollout
-    sampling = Sampling(rollout.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), spec.seed)
-    greedy_or_not = Sampling(
-        spec.evaluation.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), seed_of("evaluation", spec.seed)
+    sampling = Sampling(
+        rollout.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), spec.seed, rollout.min_completion_length
     )
+    greedy_or_not = replace(sampling, temperature=spec.evaluation.temperature, seed=seed_of("evaluation", spec.seed))
     training = Training(
         spec, objective, learner, preparer, roller, PromptStream(examples, encoded, spec.seed), sampling, clock, tell
     )

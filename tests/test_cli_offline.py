@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -332,7 +333,7 @@ class TestMemory:
         policy = tiny_policy(dtype=torch.float32, vocab_size=3000)
         engine = catalogue().get("rollout", "transformers")
         decoder = engine.build(engine.options())
-        decoder.start(SimpleNamespace(model=policy, decode=policy, exact=True, version=0))
+        decoder.start(SimpleNamespace(model=policy, decode=policy, held=nullcontext, exact=True, version=0))
         requests = [Request(RowKey(1, row, 0), (row + 2,)) for row in range(32)]
         with torch.no_grad(), Alive(32 * 3000 * 4) as alive:
             decoder.generate(requests, Sampling(0.9, 1, (1,), (), 0))

@@ -7,35 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from tiny_models import engine
 
-from rlvr_core.components.options import TransformersEngineOptions
 from rlvr_core.randomness import stream_seeds, uniform
 from rlvr_core.records import Completion, Request, Rollout, RowKey, Sampling, Selection
 from rlvr_core.rollout.collect import collect
-from rlvr_core.rollout.transformers_engine import TransformersEngine
 from rlvr_core.testing import scripted_rollouts, tiny_policy, tiny_tokenizer
 
 PROMPTS = [(5, 6, 7), (8, 9), (5, 6, 7, 10, 11), (12,)]
-
-
-class Handle:
-    """A policy handle around a bare model."""
-
-    version, exact = 0, True
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.tokenizer = model, tiny_tokenizer()
-
-    @torch.no_grad()
-    def decode(self, **inputs: Any) -> Any:
-        return self.model(**inputs)
-
-
-def engine(model: PreTrainedModel, **options: Any) -> TransformersEngine:
-    made = TransformersEngine(TransformersEngineOptions(**options))
-    made.start(Handle(model))
-    return made
 
 
 def requests(samples: int = 3) -> list[Request]:
@@ -53,54 +32,6 @@ def sampling(temperature: float = 1.0, **changes: Any) -> Sampling:
             **changes,
         }
     )
-
-
-def tiny_gpt2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3, bos_token_id=1, eos_token_id=1
-    )
-    return GPT2LMHeadModel(config).double().eval()
-
-
-def tiny_gemma2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-        sliding_window=4, final_logit_softcapping=5.0, attn_logit_softcapping=10.0, initializer_range=0.5, eos_token_id=1, pad_token_id=0,
-        attn_implementation="eager",
-    )  # fmt: skip
-    # float32: in float64, transformers' eager attention turns rows of padding into NaN (its softmax is float32, the mask float64).
-    return Gemma2ForCausalLM(config).eval()
-
-
-@pytest.mark.parametrize("make", [tiny_policy, tiny_gpt2, tiny_gemma2])
-def test_greedy_decoding_equals_generate(make: Any) -> None:
-    model = make()
-    found = engine(model, max_rows=4).generate(requests(1), sampling(0.0))
-    for completion, prompt in zip(found, PROMPTS, strict=True):
-        expected = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt)),
-            do_sample=False,
-            max_new_tokens=12,
-            eos_token_id=[1, 2, 3, 4],
-            pad_token_id=0,
-        )
-        assert list(completion.ids) == expected[0, len(prompt) :].tolist()
-
-
-@pytest.mark.parametrize("make", [tiny_policy, tiny_gpt2, tiny_gemma2])
-def test_sampled_logprobs_are_those_of_a_teacher_forced_forward(make: Any) -> None:
-    model = make()
-    for completion, request in zip(engine(model).generate(requests(), sampling(0.7)), requests(), strict=True):
-        ids = torch.tensor([request.prompt_ids + completion.ids])
-        with torch.no_grad():
-            logprobs = torch.log_softmax(model(input_ids=ids).logits[0] / 0.7, -1)
-        start = len(request.prompt_ids)
-        expected = logprobs[torch.arange(start - 1, ids.shape[1] - 1), ids[0, start:]]
-        tolerance = 1e-9 if model.dtype == torch.float64 else 1e-4
-        torch.testing.assert_close(torch.tensor(completion.logprobs, dtype=expected.dtype), expected, atol=tolerance, rtol=0)
 
 
 def by_key(completions: list[Completion]) -> dict[RowKey, tuple[int, ...]]:
@@ -180,7 +111,7 @@ def test_refills_are_bounded_and_number_their_prompts_on(wanted: int, allowed: i
         calls.append((number, first))
         return scripted_rollouts([[1, 0]] * number, [[2, 2]] * number)
 
-    collected = collect(roll, Asking(wanted), 4, allowed)  # type: ignore[arg-type]
+    collected = collect(roll, Asking(wanted).select, 4, allowed)
     assert collected.rounds == expected
     assert calls == [(4, 0)] + [(2, 4 + 2 * i) for i in range(expected)]
     assert len(collected.scored) == 2 * (4 + 2 * expected)

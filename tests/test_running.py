@@ -20,6 +20,7 @@ from metric_docs import undocumented
 from rlvr_core.clock import BETWEEN_STEPS, STAGES
 from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.policy.loading import load_model, load_tokenizer, save_model
+from rlvr_core.rollout.transformers_engine import TransformersEngine
 from rlvr_core.running import load, run
 from rlvr_core.testing import tiny_policy, tiny_tokenizer
 
@@ -62,6 +63,15 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 def weights(output: Path) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in load_model(str(output / "model"), dtype="float32").parameters()])
+
+
+def test_what_the_engine_notes_of_the_policy_is_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "notes", lambda _: ["this model decodes strangely"])
+    run(spec(place, tmp_path / "run", steps=1, evaluation={"problems": 0}))
+    captured = capsys.readouterr()
+    assert "this model decodes strangely" in captured.out + captured.err
 
 
 @pytest.mark.parametrize("objective", ["popo", "grpo", "ppo"])
@@ -360,7 +370,9 @@ def test_changes_from_a_notebook_are_taken_or_refused_never_dropped(place: Path,
 def test_a_profile_of_the_first_steps_opens_as_a_trace_with_every_stage(place: Path, tmp_path: Path) -> None:
     run(spec(place, tmp_path / "run", steps=3), profile=True)
     events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
-    assert {"rlvr/rollout", "rlvr/reward", "rlvr/select", "rlvr/learn", "rlvr/reference"} <= {event.get("name") for event in events}
+    assert {"rlvr/rollout", "rlvr/reward", "rlvr/select", "rlvr/learn", "rlvr/reference"} <= {
+        event.get("name") for event in events
+    }
 
 
 def test_a_steps_seconds_add_up_and_evaluations_are_counted_beside_it(place: Path, tmp_path: Path) -> None:

@@ -255,4 +255,6 @@ def show_memory(memory: Memory) -> None:
             "likely too much while learning: lower learner.max_tokens_per_microbatch or logprob_chunk_tokens, or checkpoint gradients"
         )
     if memory.unavoidable <= memory.device.bytes < memory.during("rolling out"):
-        typer.echo("likely too much while rolling out: lower rollout.engine.max_rows or rollout.max_completion_length")
+        typer.echo(
+            "likely too much while rolling out: lower rollout.engine.max_rows or max_cache_tokens, or rollout.max_completion_length"
+        )

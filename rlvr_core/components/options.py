@@ -113,9 +113,14 @@ class EmaTwinOptions(Options):
 class TransformersEngineOptions(Options):
     """Decoding in this process with the policy's own weights."""
 
-    max_rows: int = option(512, "rows decoded together", ge=1)
+    max_cache_tokens: int = option(
+        262144,
+        "tokens of prompts and completions that the key-value cache holds at most, padding included; a longer row goes alone",
+        ge=1,
+    )
+    max_rows: int = option(512, "rows decoded together at most: their logits exist together", ge=1)
     shrink: float = option(
-        0.125, "finished rows leave the key-value cache once they are this part of the rows in it", gt=0.0, le=1.0
+        0.03, "finished rows leave the key-value cache once they are this part of the rows in it", gt=0.0, le=1.0
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -37,3 +38,12 @@ class LocalPolicy:
     def decode(self, **inputs: Any) -> Any:
         """The policy's forward, through the root module."""
         return self._learner.root("decode", **inputs)
+
+    @torch.no_grad()
+    def generate(self, **inputs: Any) -> Any:
+        """The policy's own ``generate``, through the root module too."""
+        return self._learner.root("generate", **inputs)
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Autocast from the outside: it keeps its copies of the weights until the outermost context ends."""
+        return self._learner.root.numerics.context(self.model.device)

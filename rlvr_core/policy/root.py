@@ -54,14 +54,15 @@ class Root(nn.Module):
         self.providers = {name: part for part in self.differentiables.values() for name in part.provides}
 
     def forward(self, mode: str, *args: Any, **kwargs: Any) -> Any:
-        """``learn`` | ``prepare`` | ``decode``: one door for wrappers to guard."""
+        """``learn`` | ``prepare`` | ``decode`` | ``generate``: one door for wrappers to guard."""
         if mode == "learn":
             return self._learn(*args)
         if mode == "prepare":
             return self._quantities(*args)
-        if mode == "decode":
+        if mode in ("decode", "generate"):
+            run: Any = self.policy if mode == "decode" else self.policy.generate
             with self.numerics.context(self.policy.device):
-                return self.policy(**kwargs)
+                return run(**kwargs)
         raise ValueError(f"no mode '{mode}'")
 
     def _learn(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Term]:

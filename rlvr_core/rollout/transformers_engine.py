@@ -1,7 +1,8 @@
-"""The in-process engine: decodes with the policy's own weights.
+"""The in-process engine: decodes with the policy's own weights, without ``generate``.
 
-Rows of one prompt share its prefill. Finished rows leave the key-value cache once they are a fair part of it. Each row is sampled from
-a counter-based stream of its own, so its text does not depend on which rows share its batch (but through rounding at a near-tie).
+As many rows share a batch as the key-value cache may hold tokens; rows of one prompt share its prefill, ended rows leave the cache, waiting
+ones enter. Each row is sampled from a counter-based stream of its own, so its text does not depend on which rows share its batch (but
+through rounding at a near-tie). A model whose cache is not of keys and values alone is decoded with ``generate``, and a note says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlvr_core.contracts import PolicyHandle, RolloutEngine
-from rlvr_core.randomness import stream_seeds, uniform
-from rlvr_core.records import Completion, Request, Sampling
+from rlvr_core.records import Completion, Request, RowKey, Sampling
+from rlvr_core.rollout.cache import windows_of
+from rlvr_core.rollout.decoding import Decoding, Forward, Limits
+from rlvr_core.rollout.fallback import generate_rows
+from rlvr_core.rollout.rows import Row, rows_of
+
+POSITION_TABLES = frozenset({"wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb"})
+"""Names that transformers' models give their tables of learned positions."""
 
 
 class TransformersEngine(RolloutEngine):
@@ -24,119 +31,105 @@ class TransformersEngine(RolloutEngine):
 
     def start(self, policy: PolicyHandle) -> None:
         self.policy = policy
+        self.inexact = False
+        self.positions = learned_positions(policy.model)
+        self.steady = steady_length(policy.model)
+        self.windows = usable_windows(policy)
+
+    def notes(self) -> Sequence[str]:
+        notes = []
+        if isinstance(self.windows, str):
+            notes.append(f"rollout: decoding with generate, as rows cannot leave or enter this model's cache: {self.windows}")
+        if self.positions is not None:
+            notes.append(
+                f"rollout: the model has {self.positions} positions; a completion that reaches the last one is cut there"
+            )
+        if self.steady is not None:
+            notes.append(
+                f"rollout: rotary frequencies change past {self.steady} tokens; rows that may be longer are decoded with generate"
+            )
+        return notes
 
     def exact(self) -> bool:
-        return self.policy.exact
+        """Not where end tokens were held back, nor for what ``generate`` decoded: its caches need not agree with a whole forward."""
+        return self.policy.exact and not self.inexact
 
     def policy_version(self) -> int:
         return self.policy.version
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Chunks of at most ``max_rows`` rows, prompts of like length together."""
-        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
-        done: dict[int, Completion] = {}
-        for start in range(0, len(order), self.options.max_rows):
-            chunk = order[start : start + self.options.max_rows]
-            decoded = _Decoding(self.policy, [requests[i] for i in chunk], sampling, self.options.shrink).run()
-            done.update(zip(chunk, decoded, strict=True))
-        return [done[i] for i in range(len(requests))]
+        """Raises DataError for a prompt without tokens, or with no room for a completion."""
+        rows = rows_of(requests, sampling, self.positions)
+        apart = [row for row in rows if isinstance(self.windows, str) or not self._steady(row)]
+        self.inexact = bool(apart) or sampling.min_completion_length > 0
+        with self.policy.held():
+            generate_rows(self.policy, apart, sampling, self.options.max_rows)
+            if not isinstance(self.windows, str):
+                known = [bound for bound in (self.positions, self.steady) if bound is not None]
+                limits = Limits(
+                    self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None)
+                )
+                Decoding(self.policy, self.windows, sampling, limits).run(row for row in rows if self._steady(row))
+        return [row.completion() for row in rows]
+
+    def _steady(self, row: Row) -> bool:
+        return self.steady is None or len(row.request.prompt_ids) + row.limit <= self.steady
 
 
-class _Decoding:
-    """One batch of rows on its way from prompts to completions. ``alive`` maps rows of the cache to requests."""
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many positions the model has embeddings for; None where positions are computed."""
+    tables = (
+        module for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES
+    )  # fmt: skip
+    if next(tables, None) is None:
+        return None
+    return int(model.config.get_text_config(decoder=True).max_position_embeddings)
 
-    def __init__(self, policy: PolicyHandle, requests: Sequence[Request], sampling: Sampling, shrink: float) -> None:
-        self.policy, self.requests, self.sampling, self.shrink = policy, requests, sampling, shrink
-        self.device = policy.model.device
-        self.ids: list[list[int]] = [[] for _ in requests]
-        self.logprobs: list[list[float]] = [[] for _ in requests]
-        self.stopped = [False] * len(requests)
-        self.alive = list(range(len(requests)))
-        self.seeds = stream_seeds([("rollout", sampling.seed, *r.key) for r in requests], self.device)
 
-    def run(self) -> list[Completion]:
-        logits, cache, attention, positions = self._prefill()
-        finished = torch.zeros(len(self.requests), dtype=torch.bool, device=self.device)
-        for step in range(self.sampling.max_completion_length):
-            tokens, logprobs = self._sample(logits, step)
-            finished = finished | self._record(tokens, logprobs, finished)
-            if bool(finished.all()) or step + 1 == self.sampling.max_completion_length:
-                break
-            if int(finished.sum()) >= self.shrink * len(self.alive):
-                keep = (~finished).nonzero().squeeze(-1)
-                cache.batch_select_indices(keep)
-                tokens, attention, positions, finished = tokens[keep], attention[keep], positions[keep], finished[keep]
-                self.alive = [self.alive[i] for i in keep.tolist()]
-                self.seeds = self.seeds[keep]
-            attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
-            positions = positions + 1
-            logits = self._forward(tokens[:, None], attention, positions, cache)
-        return [
-            Completion(r.key, tuple(self.ids[i]), tuple(self.logprobs[i]), "stop" if self.stopped[i] else "length")
-            for i, r in enumerate(self.requests)
-        ]
+def steady_length(model: PreTrainedModel) -> int | None:
+    """Tokens up to which rotary frequencies do not depend on a sequence's length (or its neighbours'); None: they never do."""
+    config = model.config.get_text_config(decoder=True)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters] if "rope_type" in parameters else [p for p in parameters.values() if isinstance(p, dict)]
+    changing = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    trained = int(getattr(config, "max_position_embeddings", 0))
+    return min((int(kind.get("original_max_position_embeddings") or trained) for kind in changing), default=None)
 
-    def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-        """Run each distinct prompt once, padded on the left; then one cache row a request."""
-        distinct: dict[tuple[int, ...], int] = {}
-        owner = torch.tensor([distinct.setdefault(r.prompt_ids, len(distinct)) for r in self.requests], device=self.device)
-        width = max(len(prompt) for prompt in distinct)
-        ids = torch.zeros(len(distinct), width, dtype=torch.int64)
-        attention = torch.zeros(len(distinct), width, dtype=torch.int64)
-        for row, prompt in enumerate(distinct):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            attention[row, width - len(prompt) :] = 1
-        ids, attention = ids.to(self.device), attention.to(self.device)
-        positions = (attention.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.policy.model.config)
-        logits = self._forward(ids, attention, positions, cache)
-        cache.batch_select_indices(owner)
-        return logits[owner], cache, attention[owner], positions[owner, -1:]
 
-    def _forward(self, ids: Tensor, attention: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits of the last position, [B,V], float32 at least."""
-        output = self.policy.decode(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def usable_windows(policy: PolicyHandle) -> list[int | None] | str:
+    """Each layer's window for decoding in batches of changing rows, or why the model cannot be decoded so."""
+    windows = windows_of(policy.model.config)
+    if isinstance(windows, str):
+        return windows
+    if "past_key_values" not in Forward(policy).knows:
+        return "its forward takes no past_key_values"
+    try:
+        off = disagreement(policy, windows)
+    except Exception as error:  # whatever a foreign forward does with a cache it did not make
+        return f"its forward failed with a cache of ours ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    if float(off.max()) <= 1e-3 or (not policy.exact and float(off.median()) <= 0.1):
+        return windows
+    return f"its log-probs are off by {float(off.max()):.2g} nats in a batch of changing rows"
 
-    def _sample(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """[B,V] -> sampled ids [B] and their log-probs [B], by inverting the distribution function at each row's own number."""
-        greedy = self.sampling.temperature == 0
-        logprobs = torch.log_softmax(logits if greedy else logits / self.sampling.temperature, dim=-1)
-        if greedy:
-            tokens = logprobs.argmax(-1)
-        else:
-            cumulative = logprobs.exp().cumsum(-1)
-            drawn = uniform(self.seeds, torch.full_like(self.seeds, step)).to(cumulative.dtype)
-            tokens = torch.searchsorted(cumulative, drawn[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
-            beyond = tokens == logits.shape[-1]  # the product was rounded up to the whole: the last place may be impossible
-            tokens = torch.where(beyond, logprobs.argmax(-1), tokens)
-        return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
 
-    def _record(self, tokens: Tensor, logprobs: Tensor, finished: Tensor) -> Tensor:
-        """Write sampled tokens down for rows that go on; [B] bool: rows that ended with this token."""
-        ended = [False] * len(self.alive)
-        for row, (token, logprob, over) in enumerate(zip(tokens.tolist(), logprobs.tolist(), finished.tolist(), strict=True)):
-            if over:
-                continue
-            request = self.alive[row]
-            self.ids[request].append(token)
-            self.logprobs[request].append(logprob)
-            ended[row] = self.stopped[request] = token in self.sampling.stop_token_ids or self._says_stop(request)
-        return torch.tensor(ended, device=self.device)
+@torch.no_grad()
+def disagreement(policy: PolicyHandle, windows: Sequence[int | None]) -> Tensor:
+    """[N] how far log-probs of tokens decoded in a small batch, rows leaving and entering, are from those of a whole forward, in nats."""
+    size = policy.model.config.get_text_config(decoder=True).vocab_size
+    lengths = ((2, 2), (5, 4), (4, 3))  # prompt, completion: most tokens are written in rows that start late
+    requests = [Request(RowKey(0, i, 0), tuple((7 * i + j) % size for j in range(p)), c) for i, (p, c) in enumerate(lengths)]
+    sampling = Sampling(0.0, 4, (), (), 0)
+    rows = rows_of(requests, sampling, None)
+    Decoding(policy, windows, sampling, Limits(10**6, 2, 0.01)).run(rows)
+    return torch.cat([_off(policy, row) for row in rows])
 
-    def _says_stop(self, request: int) -> bool:
-        """Whether the completion holds a stop string by now; looks at the tail that a new token can have changed."""
-        if not self.sampling.stop_strings:
-            return False
-        longest = max(len(stop.encode()) for stop in self.sampling.stop_strings)
-        tail = str(self.policy.tokenizer.decode(self.ids[request][-longest - 8 :], skip_special_tokens=False))
-        return any(stop in tail for stop in self.sampling.stop_strings)
+
+def _off(policy: PolicyHandle, row: Row) -> Tensor:
+    ids = torch.tensor([row.sequence], device=policy.model.device)
+    logits = policy.decode(input_ids=ids, use_cache=False).logits[0].double()
+    start = len(row.request.prompt_ids)
+    whole = logits.log_softmax(-1)[start - 1 : -1].gather(-1, ids[0, start:, None]).squeeze(-1)
+    off: Tensor = (whole.cpu() - torch.tensor(row.logprobs, dtype=torch.float64)).abs()
+    return off

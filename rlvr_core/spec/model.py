@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from rlvr_core.options import Options, option
 from rlvr_core.spec.parts import Part
@@ -38,6 +38,12 @@ class RolloutSection(Options):
         json_schema_extra={"symbol": "G"},
     )  # fmt: skip
     max_completion_length: int = option(1024, "tokens of a completion at most, the end token included", ge=1)
+    min_completion_length: int = option(
+        0,
+        "tokens before which no end token is drawn and no stop string ends a completion; above 0 log-probs are computed anew for learning, "
+        "as the sampled ones are then not the policy's own",
+        ge=0,
+    )
     temperature: float = option(1.0, "sampling temperature; log-probs are taken at it throughout", gt=0.0)
     stop: list[str] = option([], "strings that end a completion, besides the model's end tokens")
     engine: Part = option({"name": "transformers"}, "rollout engine and its options")
@@ -45,6 +51,14 @@ class RolloutSection(Options):
     on_empty: Literal["skip", "resample", "stop"] = option(
         "skip", "a step without signal (nothing kept, or all credit zero): count it and go on, draw other prompts, or end the run"
     )
+
+    @field_validator("min_completion_length")
+    @classmethod
+    def _below_the_maximum(cls, value: int, info: ValidationInfo) -> int:
+        limit = info.data.get("max_completion_length", value)
+        if value > limit:
+            raise ValueError(f"{value} is above max_completion_length ({limit})")
+        return value
 
 
 class LearnerSection(Options):
