@@ -25,6 +25,7 @@ from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
 from rlvr_core.policy.root import Numerics, Root, moved
 from rlvr_core.randomness import seed_of
 from rlvr_core.records import Example, Sampling
+from rlvr_core.reward.alarm import Alarm
 from rlvr_core.rollout.collect import Clock, Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
 from rlvr_core.spec.model import LearnerSection, ModelSection
@@ -67,7 +68,14 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     engine.start(LocalPolicy(learner, tokenizer))
     rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-    roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), ranks, clock)
+    roller = Roller(
+        engine,
+        rewards,
+        lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        ranks,
+        clock,
+        spec.scoring.policies(),
+    )
 
     def encoded(example: Example) -> tuple[int, ...]:
         return encode(example, tokenizer, spec.prompt)
@@ -79,7 +87,16 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
         spec.evaluation.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), seed_of("evaluation", spec.seed)
     )
     training = Training(
-        spec, objective, learner, preparer, roller, PromptStream(examples, encoded, spec.seed), sampling, clock, tell
+        spec,
+        objective,
+        learner,
+        preparer,
+        roller,
+        PromptStream(examples, encoded, spec.seed),
+        sampling,
+        clock,
+        tell,
+        Alarm(spec.scoring.warn_share),
     )
     number = len(held_out) if spec.evaluation.problems is None else min(spec.evaluation.problems, len(held_out))
     prompts = [Prompt(held_out[i], encoded(held_out[i])) for i in range(number)]
