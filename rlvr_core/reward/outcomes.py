@@ -60,7 +60,7 @@ def settle(rollouts: Sequence[Rollout], weights: Mapping[str, float], policies: 
     value is dropped. Raises DataError under ``stop``, and where a reward fails on every single completion.
     """
     _refuse_stopping(rollouts, policies)
-    _refuse_broken(rollouts, weights)
+    _refuse_broken(rollouts)
     settled = [_settled(rollout, weights, policies) for rollout in rollouts]
     spoilt: dict[tuple[int, int], str] = {}
     for rollout in rollouts:
@@ -115,9 +115,9 @@ def _refuse_stopping(rollouts: Sequence[Rollout], policies: Policies) -> None:
                 )
 
 
-def _refuse_broken(rollouts: Sequence[Rollout], weights: Mapping[str, float]) -> None:
+def _refuse_broken(rollouts: Sequence[Rollout]) -> None:
     """A reward that fails on every completion is at fault itself: no policy of single rollouts fits that."""
-    for label in weights if len(rollouts) > 1 else ():
+    for label in rollouts[0].outcomes if len(rollouts) > 1 else ():
         outcomes = [r.outcomes[label] for r in rollouts]
         if all(o.status == "error" for o in outcomes):
             raise DataError(f"rewards.{label}: failed on all {len(outcomes)} completions: {outcomes[0].reason}")
