@@ -53,7 +53,7 @@ def _label_metrics(label: str, outcomes: Sequence[Outcome]) -> dict[str, float]:
     found = {f"reward/{label}/mean": _mean(values)} if values else {}
     for status in STATUSES:
         found["/".join(("reward", label, status))] = _mean([o.status == status for o in outcomes])
-    found[f"reward/{label}/ms"] = _mean([o.ms for o in outcomes])
+    found[f"time/reward_ms_{label}"] = _mean([o.ms for o in outcomes])
     return found
 
 

@@ -26,6 +26,7 @@ from rlvr_core.policy.root import Numerics, Root, moved
 from rlvr_core.randomness import seed_of
 from rlvr_core.records import Example, Sampling
 from rlvr_core.reward.alarm import Alarm
+from rlvr_core.reward.scoring import Scoring, start_scoring
 from rlvr_core.rollout.collect import Clock, Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
 from rlvr_core.spec.model import LearnerSection, ModelSection
@@ -46,10 +47,20 @@ class Setup:
     task: Task
     source: str
     """Where the model was loaded from."""
+    scoring: Scoring
 
 
 def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], None]) -> Setup:
-    """Load the model, put the objective together, wire up rollout, reward and learner."""
+    """Load the model, put the objective together, wire up rollout, reward and learner. Its ``scoring`` is to be closed at the end."""
+    scoring = start_scoring(resolved.rewards, resolved.spec.scoring)
+    try:
+        return _build(resolved, accelerator, tell, scoring)
+    except BaseException:
+        scoring.close()
+        raise
+
+
+def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], None], scoring: Scoring) -> Setup:
     spec = resolved.spec
     task: Task = resolved.task.build()
     source = model_source(spec.model, accelerator, tell)
@@ -66,7 +77,7 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
 
     engine = resolved.engine.build()
     engine.start(LocalPolicy(learner, tokenizer))
-    rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
+    rewards = [WeightedReward(label, scoring.rewards[label], bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     roller = Roller(
         engine,
@@ -100,7 +111,7 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     )
     number = len(held_out) if spec.evaluation.problems is None else min(spec.evaluation.problems, len(held_out))
     prompts = [Prompt(held_out[i], encoded(held_out[i])) for i in range(number)]
-    return Setup(training, tokenizer, prompts, greedy_or_not, task, source)
+    return Setup(training, tokenizer, prompts, greedy_or_not, task, source, scoring)
 
 
 def model_source(options: ModelSection, accelerator: Accelerator, tell: Callable[[Event], None]) -> str:

@@ -68,7 +68,7 @@ def test_a_skipped_reward_leaves_the_sum_of_the_others() -> None:
 
 
 def test_a_reward_that_fails_on_every_completion_ends_the_run() -> None:
-    with pytest.raises(DataError, match="rewards.math: failed on all 2 completions: why"):
+    with pytest.raises(DataError, match=r"rewards\.math: failed on all 2 completions: why"):
         settle(rolled([failed("error"), failed("error")]), {"math": 1.0}, ScoringSection().policies())
 
 

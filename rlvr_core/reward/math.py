@@ -24,6 +24,11 @@ class MathReward(Reward):
 
     options: MathOptions
 
+    def start(self) -> Sequence[str]:
+        """Import and warm up the symbolic layer (half a second)."""
+        compare_symbolic("x+1", "1+x")
+        return ()
+
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order. Never raises for what a completion holds."""
         return [self._score(item) for item in items]

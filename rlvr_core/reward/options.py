@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from pydantic import field_validator
 
@@ -52,3 +53,16 @@ class FunctionOptions(Options):
         False,
         "pass each prompt and completion as a list of one chat message, as TRL does for conversational data, and not as text",
     )
+    timeout_s: float = option(
+        60.0,
+        "seconds that one call may take: first with all completions of a step; where that fails, once more for each alone, and those that "
+        "fail alone have status timeout, crash or error",
+        gt=0.0,
+    )
+    in_process: bool = option(
+        False,
+        "call it in the training process, not in a worker: for one that keeps state over steps or shares a device; nothing stops it then",
+    )
+
+    def inert(self) -> Mapping[str, str]:
+        return {"timeout_s": "in_process is true, so nothing can stop it"} if self.in_process else {}

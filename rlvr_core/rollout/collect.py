@@ -12,7 +12,8 @@ from rlvr_core.contracts import Reward, RolloutEngine, Sampler
 from rlvr_core.errors import ContractError
 from rlvr_core.randomness import permutation
 from rlvr_core.records import Outcome, Request, RewardItem, Rollout, RowKey, Sampling, Selection
-from rlvr_core.reward.outcomes import Policies, checked, settle, with_group_rewards
+from rlvr_core.reward.judging import judge
+from rlvr_core.reward.outcomes import Policies, settle, with_group_rewards
 from rlvr_core.rollout.prompts import Prompt, prompt_text
 from rlvr_core.spec.model import ScoringSection
 
@@ -136,8 +137,7 @@ class Roller:
         items = [RewardItem(prompt_text(r.example), r.text, r.example.gold, r.example.columns) for r in rollouts]
         outcomes: list[dict[str, Outcome]] = [{} for _ in rollouts]
         for weighted in self.rewards:
-            given = weighted.reward.score(items) if items else []
-            for row, outcome in zip(outcomes, checked(weighted.label, given, len(items)), strict=True):
+            for row, outcome in zip(outcomes, judge(weighted.label, weighted.reward, items), strict=True):
                 row[weighted.label] = outcome
         return [replace(rollout, outcomes=row) for rollout, row in zip(rollouts, outcomes, strict=True)]
 
