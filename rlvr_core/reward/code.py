@@ -125,7 +125,8 @@ def extract_program(completion: str, prompt: str, entry_point: str | None) -> tu
 
 def _blocks(completion: str) -> Iterator[str]:
     """Contents of the fenced blocks that are closed."""
-    fence, language, lines = "", "", []
+    fence, language = "", ""
+    lines: list[str] = []
     for line in completion.split("\n"):
         match = _FENCE.match(line.rstrip("\r"))
         if fence and match and match[1].startswith(fence) and not match[2].strip():

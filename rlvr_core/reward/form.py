@@ -46,8 +46,9 @@ class LengthReward(Reward):
         return [self._score(self._count(item.completion)) for item in items]
 
     def _count(self, completion: str) -> int:
-        counted = {"characters": lambda: completion, "words": completion.split, "lines": completion.splitlines}
-        return len(counted[self.options.unit]())
+        if self.options.unit == "characters":
+            return len(completion)
+        return len(completion.split() if self.options.unit == "words" else completion.splitlines())
 
     def _score(self, count: int) -> Outcome:
         o = self.options

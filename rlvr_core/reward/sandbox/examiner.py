@@ -194,22 +194,10 @@ def _wanted(tree: ast.Module, names: dict[str, Any], entry_point: str | None) ->
     Names that mean something already are not the program's to define, or it could bring an ``abs`` or a ``set`` of its own. Only where
     the tests call nothing else is the one builtin they call taken for the one that the program redefines.
     """
-    used, bound, called, dotted = set(), set(), set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            bound.add(node.name)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            bound.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            bound.add(node.name)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            called.add(node.func.id)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            dotted.add(node.value.id)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    dotted = {node.value.id for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+    bound = {name for node in ast.walk(tree) for name in _bound_by(node)}
     if entry_point:
         names.pop(entry_point, None)  # the stub that the prompt leaves
     free = used - bound - names.keys() - {"__builtins__"}
@@ -218,6 +206,20 @@ def _wanted(tree: ast.Module, names: dict[str, Any], entry_point: str | None) ->
     if not expected and not entry_point and len(called - bound) == 1:
         expected = called - bound
     return modules, expected
+
+
+def _bound_by(node: ast.AST) -> Iterator[str]:
+    """Names that a node of the tests gives a meaning, wherever."""
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.arg):
+        yield node.arg
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ExceptHandler) and node.name:
+        yield node.name
 
 
 def _said(error: BaseException, tests: str) -> str:

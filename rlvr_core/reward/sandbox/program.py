@@ -6,7 +6,9 @@ import builtins
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from json import loads
+from operator import getitem
 from typing import Any
 
 from rlvr_core.reward.sandbox.cage import enter
@@ -36,7 +38,7 @@ class Program:
         self.channel.send(self.attempt(self.run))
         while True:
             request = self.channel.receive()
-            self.channel.send(self.attempt(lambda request=request: self.answer(request)))
+            self.channel.send(self.attempt(partial(self.answer, request)))
 
     def attempt(self, do: Callable[[], Any]) -> dict[str, Any]:
         """What came of it, as a message."""
@@ -57,15 +59,8 @@ class Program:
         subject = self.found(request)
         positional = [decode(argument, self.kept) for argument in request.get("args", ())]
         named = {key: decode(argument, self.kept) for key, argument in request.get("kwargs", {}).items()}
-        return {
-            "call": lambda: subject(*positional, **named),
-            "get": lambda: getattr(subject, *positional),
-            "item": lambda: subject[positional[0]],
-            "bool": lambda: bool(subject),
-            "len": lambda: len(subject),
-            "iter": lambda: list(subject),
-            "str": lambda: str(subject),
-        }[request["do"]]()
+        do: Callable[..., Any] = subject if request["do"] == "call" else partial(_DEEDS[request["do"]], subject)
+        return do(*positional, **named)
 
     def found(self, request: dict[str, Any]) -> Any:
         if "handle" in request:
@@ -91,6 +86,9 @@ class Program:
             return decode(reply["value"], self.kept)
 
         return call
+
+
+_DEEDS: dict[str, Callable[..., Any]] = {"get": getattr, "item": getitem, "bool": bool, "len": len, "iter": list, "str": str}
 
 
 def _everything(fd: int) -> bytes:
