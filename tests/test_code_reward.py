@@ -169,6 +169,7 @@ FORGERIES = {
     "traces its elders": "import ctypes\nlibc = ctypes.CDLL(None)\nfor pid in range(1, 2000): libc.ptrace(16, pid, 0, 0)\n"
     "def double(x):\n    return 0",
     "defines the tests' words": "def double(x):\n    return 0\ncheck = print = len = abs = lambda *_: True",
+    "ends the tests' loops": "def double(x):\n    raise StopIteration",
     "is empty": "",
     "is no Python": "double(x) = 2x",
 }
@@ -176,6 +177,8 @@ FORGERIES = {
 
 @pytest.mark.parametrize("how", FORGERIES)
 def test_a_program_that_does_not_do_the_task_scores_zero(pool: Pool, how: str) -> None:
+    loops = "for found in map(double, [1, 2]):\n    assert found in (2, 4)\nassert all(map(lambda x: double(x) == 2 * x, [1]))"
+    assert score(pool, asked(FORGERIES[how], loops))[0].value == 0.0
     [outcome] = score(pool, asked(FORGERIES[how]))
     assert (outcome.value, outcome.status) == (0.0, "ok") if how != "is empty" else outcome.value == 0.0, outcome
 

@@ -40,6 +40,7 @@ class CodeReward(Reward):
     """1 where every test passes, 0 otherwise; what a program does is never a status of its own."""
 
     options: CodeOptions
+    _memory_folder = False
 
     def time_limit(self) -> float:
         """The program's own limit, and some for starting and cleaning up."""
@@ -51,6 +52,7 @@ class CodeReward(Reward):
         verdict = self._examine("def f(): return 1", "", False, Tests("assert f() == 1", "", None))
         if verdict.verdict != "passed":
             return [f"reward code: the sandbox does not work here, so every program will fail ({verdict.reason})"]
+        self._memory_folder = verdict.held["memory_folder"]
         lost = [said for measure, said in LOST.items() if not verdict.held[measure]]
         return [f"reward code: this system does not let the sandbox {'; nor '.join(lost)}"] if lost else []
 
@@ -85,6 +87,7 @@ class CodeReward(Reward):
             entry_point=tests.entry_point,
             continued=continued,
             limits=limits,
+            memory_folder=self._memory_folder,
         )
 
     def _tests(self, item: RewardItem) -> Tests:
@@ -104,7 +107,7 @@ class CodeReward(Reward):
 
 LOST = {
     "user": "give up root's identity (nobody cannot read this Python)",
-    "namespaces": "take the network away or hide other processes (no user namespaces)",
+    "namespaces": "take the network away, or hide other processes, which a program may then signal (no user namespaces)",
     "landlock": "keep programs from reading files (no Landlock)",
 }
 """What it means that a measure does not hold."""

@@ -60,7 +60,7 @@ def compare(gold: str, answer: str) -> Verdict:
     for side, text in (("gold", g), ("answer", a)):
         refusal = refuse(text)
         if refusal:
-            return Verdict(0.0, "unparsed", f"the {side} {refusal}")
+            return Verdict(0.0, "error" if side == "gold" else "unparsed", f"the {side} {refusal}")
     if ("=" in g) != ("=" in a):
         return Verdict(0.0, "ok", "an equation against a value")
     if any(number is not None and variables(text) - {"e", "i"} for number, text in zip(numbers, (a, g), strict=True)):

@@ -198,7 +198,7 @@ class Pool:
         self._looked = now
         for worker in [w for w in self.workers if w.jobs]:
             if (size := worker.memory_mb()) > self._limits.memory_mb:
-                self._lost(worker, "crash", f"its worker grew to {size:.0f} MiB and was killed")
+                self._lost(worker, "crash", f"its worker grew to {size:.0f} MiB, over memory_mb, and was killed")
 
     def _lost(self, worker: Worker, status: Status, reason: str) -> None:
         """Replace a worker. The job at work pays, or is tried item by item; the others are given again."""

@@ -76,6 +76,8 @@ class Worker:
                 messages += [json.loads(message) for message in self._frames.feed(arrived)]
         except BlockingIOError:
             return messages, True
+        except ValueError:  # the reward's code wrote into the pipe
+            return messages, False
         return messages, False
 
     def memory_mb(self) -> float:

@@ -34,12 +34,13 @@ def enter(limits: dict[str, Any], folder: str, keep: tuple[int, ...]) -> dict[st
 
     ``keep``: file descriptors that stay open besides 0, 1 and 2. Returns which measures hold.
     """
-    held = {"user": _become_nobody(folder), "namespaces": False, "landlock": False}
+    held = {"user": _become_nobody(folder), "namespaces": False, "memory_folder": False, "landlock": False}
     if sys.platform == "linux":
         held["namespaces"] = _own_namespaces()
         if held["namespaces"]:
             _first_of_its_processes(keep)
-            folder = _own_file_system(limits, folder)
+            folder, given = _own_file_system(limits, folder), folder
+            held["memory_folder"] = folder != given
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         os.chdir(folder)
         nothing = os.open(os.devnull, os.O_RDWR)

@@ -12,12 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = Path(__file__).parent
+PREFIX = "rlvr-code-"
+"""How names of sandboxes' folders on the disk begin."""
+NOWHERE = "/nonexistent"
+"""In place of a folder where none is needed. Nothing can be done there, should one be needed after all."""
 MAX_VERDICT = 1 << 16
 """Bytes of a verdict at most."""
 
@@ -41,21 +45,36 @@ class Verdict:
     held: Mapping[str, bool]
 
 
-def examine(source: str, tests: str, *, prompt: str = "", setup: str = "", entry_point: str | None = None, continued: bool = False,
-            limits: Mapping[str, Any]) -> Verdict:  # fmt: skip
+def examine(
+    source: str,
+    tests: str,
+    *,
+    prompt: str = "",
+    setup: str = "",
+    entry_point: str | None = None,
+    continued: bool = False,
+    limits: Mapping[str, Any],
+    memory_folder: bool = False,
+) -> Verdict:
     """Run ``source`` against ``tests``, each in a process of its own.
 
-    ``prompt``: code of the task's own that stands before both; ``continued``: the source holds it already. ``setup``: more of it, for the
-    tests alone. ``limits``: seconds (wall clock, and processor time of each process), memory_mb, folder_mb, processes.
+    ``prompt``: code of the task's own that stands before both; ``continued``: the source holds it already. ``setup``: more of it, for
+    the tests alone. ``limits``: seconds (by the clock, and in processor time of each process), memory_mb, folder_mb, processes.
+    ``memory_folder``: the system is known to give each process a folder in memory, so none is made on the disk.
     """
-    with tempfile.TemporaryDirectory(prefix="rlvr-code-", ignore_cleanup_errors=True) as folder:
+    before = set(_children())
+    with (
+        nullcontext(NOWHERE)
+        if memory_folder
+        else tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder
+    ):
         common = {"limits": dict(limits), "folder": folder}
         ours, theirs = socket.socketpair()
         with ours, theirs:
             program = _start("program", theirs, {**common, "prompt": "" if continued else prompt, "source": source})
             exam = {**common, "prompt": prompt, "setup": setup, "tests": tests, "entry_point": entry_point}
             examiner = _start("examiner", ours, exam)
-        with _ended(program, examiner):
+        with _ended(program, examiner, spare=before):
             said = _read(examiner, limits["seconds"])
     return _verdict(said, limits["seconds"])
 
@@ -96,8 +115,8 @@ def _verdict(said: bytes | None, seconds: float) -> Verdict:
 
 
 @contextmanager
-def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Afterwards none of them is alive, nor anything that they started."""
+def _ended(*processes: subprocess.Popen[bytes], spare: set[int]) -> Iterator[None]:
+    """Afterwards none of them is alive, nor anything that they started. ``spare``: children of ours from before."""
     try:
         yield
     finally:
@@ -109,24 +128,31 @@ def _ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        end_strays()
+        _end_strays(spare)
 
 
 def adopt_strays() -> None:
-    """Make this process the parent of whatever its descendants leave behind, so that ``end_strays`` finds it (Linux)."""
+    """Make this process the parent of whatever its descendants leave behind, so that it is found and ended (Linux)."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
-def end_strays() -> None:
-    """Kill every child of this process, until there is none. Only for a process whose children are all a program's."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while children.exists() and (found := children.read_text(encoding="ascii").split()):
-        for pid in map(int, found):
+def _end_strays(spare: set[int]) -> None:
+    """Kill the children of this process, until there are none but ``spare``."""
+    while found := [pid for pid in _children() if pid not in spare]:
+        for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in map(int, found):
+        for pid in found:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """Of this thread, which starts them all; none where the system does not say."""
+    try:
+        return [int(pid) for pid in Path("/proc/thread-self/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
