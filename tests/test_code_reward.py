@@ -16,6 +16,7 @@ from rlvr_core.records import Outcome, RewardItem
 from rlvr_core.reward.code import MARGIN, CodeReward, extract_program
 from rlvr_core.reward.options import CodeOptions
 from rlvr_core.reward.pool import Limits, Pool, builder
+from rlvr_core.reward.sandbox.exam import examine
 from rlvr_core.reward.sandbox.plain import decode, encode
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox holds on Linux alone")
@@ -26,7 +27,7 @@ SECONDS = 3.0
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     """In a worker, as in a run: a sandbox adopts and kills children of its process."""
-    options = CodeOptions(timeout_s=SECONDS, memory_mb=256)
+    options = CodeOptions(timeout_s=SECONDS, cpu_s=SECONDS, memory_mb=256)
     pool = Pool({"code": builder(CodeReward, options)}, Limits(2, SECONDS + MARGIN, 1024, 10_000))
     yield pool
     pool.close()
@@ -203,6 +204,12 @@ GREEDY = {
     "answers for ever": "import os, json\nwhile True:\n    for fd in range(3, 64):\n"
     "        try: os.write(fd, b'\\0\\0\\0\\x0d{\"function\":0}')\n        except OSError: pass",
 }
+
+
+def test_a_program_that_only_works_is_stopped_by_its_processor_time() -> None:
+    limits = {"seconds": 60.0, "cpu_seconds": 1.0, "memory_mb": 256, "folder_mb": 1, "processes": 1}
+    verdict = examine("while True: pass", "assert f()", limits=limits)
+    assert (verdict.verdict, verdict.reason) == ("failed", "the program ended, or fell silent, before its tests did")
 
 
 def leftovers() -> set[str]:

@@ -72,9 +72,8 @@ class CodeOptions(Options):
         None,
         "column with the tests (code, or a list of statements); null: `test` or `test_list` where the row has one, else the gold",
     )
-    timeout_s: float = option(
-        10.0, "seconds that a program and its tests may take together, by the clock and in processor time", gt=0.0
-    )
+    timeout_s: float = option(20.0, "seconds by the clock that a program and its tests may take together", gt=0.0)
+    cpu_s: float = option(10.0, "seconds of processor time that each process may use, rounded up", gt=0.0)
     memory_mb: int = option(512, "MiB of address space of each process", ge=64)
     folder_mb: int = option(16, "MiB that a program may write into its folder, and to one file", ge=1)
     processes: int = option(4, "processes and threads that a program may have besides its first", ge=0)

@@ -8,6 +8,7 @@ capabilities; resources. Each measure that a system refuses is left out, and ``e
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -232,7 +233,7 @@ def _close_all_but(keep: set[int]) -> None:
 def _limit(limits: dict[str, Any], counted_apart: bool) -> None:
     """Resources of this process and each that it starts. ``counted_apart``: the namespace's processes are counted by themselves."""
     megabyte = 1 << 20
-    seconds = int(limits["seconds"]) + 1
+    seconds = math.ceil(limits["cpu_seconds"])
     own = 2 if counted_apart else 0
     for name, value in (
         ("CPU", seconds), ("AS", limits["memory_mb"] * megabyte), ("FSIZE", limits["folder_mb"] * megabyte), ("CORE", 0), ("NOFILE", 64),

@@ -59,7 +59,7 @@ def examine(
     """Run ``source`` against ``tests``, each in a process of its own.
 
     ``prompt``: code of the task's own that stands before both; ``continued``: the source holds it already. ``setup``: more of it, for
-    the tests alone. ``limits``: seconds (by the clock, and in processor time of each process), memory_mb, folder_mb, processes.
+    the tests alone. ``limits``: seconds (by the clock), cpu_seconds, memory_mb (both of each process), folder_mb, processes.
     ``memory_folder``: the system is known to give each process a folder in memory, so none is made on the disk.
     """
     before = set(_children())
