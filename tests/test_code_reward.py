@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,14 @@ SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """In a worker, as in a run: a sandbox adopts and kills children of its process."""
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """In workers, as in a run, with a folder for temporary files of their own."""
     options = CodeOptions(timeout_s=SECONDS, cpu_s=SECONDS, memory_mb=256)
-    pool = Pool({"code": builder(CodeReward, options)}, Limits(2, SECONDS + MARGIN, 1024, 10_000))
-    yield pool
-    pool.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        pool = Pool({"code": builder(CodeReward, options)}, Limits(2, SECONDS + MARGIN, 1024, 10_000))
+        yield pool
+        pool.close()
 
 
 def score(pool: Pool, *items: RewardItem) -> list[Outcome]:
@@ -212,31 +217,70 @@ def test_a_program_that_only_works_is_stopped_by_its_processor_time() -> None:
     assert (verdict.verdict, verdict.reason) == ("failed", "the program ended, or fell silent, before its tests did")
 
 
-def leftovers() -> set[str]:
-    """Processes started in a bare interpreter, and sandboxes' folders."""
-    found = {str(p) for p in Path("/tmp").glob("rlvr-code-*")}  # noqa: S108
+def descendants(*roots: int) -> set[int]:
+    """Processes below these. Workers adopt what programs leave behind, so that is among them."""
+    parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"rlvr_core.reward.sandbox" in (folder / "cmdline").read_bytes():
-                found.add(folder.name)
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
+    found, new = set(), set(roots)
+    while new := {pid for pid, parent in parents.items() if parent in new}:
+        found |= new
     return found
 
 
+def leftovers(pool: Pool) -> list[object]:
+    """Processes below the workers, and temporary files of theirs."""
+    return [*descendants(*(w.process.pid for w in pool.workers)), *Path(os.environ["TMPDIR"]).iterdir()]
+
+
 def test_greedy_programs_score_zero_and_leave_nothing_behind(pool: Pool) -> None:
-    before = leftovers()
     outcomes = dict(zip(GREEDY, score(pool, *map(asked, GREEDY.values())), strict=True))
     assert {how: o for how, o in outcomes.items() if (o.value, o.status) != (0.0, "ok")} == {}
-    assert leftovers() <= before
+    assert leftovers(pool) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_program_ends_with_the_run_whatever_ends_that(tmp_path: Path, how: signal.Signals) -> None:
+    row = {
+        "gold": "assert f()",
+        "completion": fenced("import os, time\nif os.fork() == 0: os.setsid()\nwhile True: time.sleep(9)"),
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    command = [sys.executable, "-m", "rlvr_core", "score", str(tmp_path / "rows.jsonl"), "--reward", "code"]
+    options = ["--set", "timeout_s=600", "--set", "scoring.workers=1"]
+    parent = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert within_seconds(lambda: len(descendants(parent.pid)) >= 6), (
+        "a worker; examiner and program with a first process each; its child"
+    )
+    started = descendants(parent.pid)
+    parent.send_signal(how)
+    parent.wait(20)
+    assert within_seconds(lambda: not any(map(alive, started)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def within_seconds(what: Callable[[], bool]) -> bool:
+    for _ in range(600):
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_good_program_may_leave_children_and_they_end_with_it(pool: Pool) -> None:
-    before = leftovers()
     program = f"import os\nif os.fork() == 0:\n    os.setsid()\n    while True: pass\n{HONEST}"
     [outcome] = score(pool, asked(program))
     assert outcome.value == 1.0
-    assert leftovers() <= before
+    assert leftovers(pool) == []
 
 
 def probe(pool: Pool, body: str) -> Any:

@@ -78,13 +78,8 @@ class CodeReward(Reward):
 
     def _examine(self, source: str, prompt: str, continued: bool, tests: Tests) -> Verdict:
         o = self.options
-        limits = {
-            "seconds": o.timeout_s,
-            "cpu_seconds": o.cpu_s,
-            "memory_mb": o.memory_mb,
-            "folder_mb": o.folder_mb,
-            "processes": o.processes,
-        }
+        limits = {"seconds": o.timeout_s, "cpu_seconds": o.cpu_s, "memory_mb": o.memory_mb}
+        limits |= {"folder_mb": o.folder_mb, "processes": o.processes}
         return examine(
             source,
             tests.tests,
