@@ -424,6 +424,17 @@ def test_plain_values_cross_unchanged(value: Any) -> None:
     assert type(back) is type(value)
 
 
+def test_views_and_iterators_cross_as_such() -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError
+
+    data = {"a": 1, "b": 2}
+    keys, values, items, iterator = (
+        decode(encode(v, refuse), refuse) for v in (data.keys(), data.values(), data.items(), iter([1, 2]))
+    )
+    assert (keys, sorted(values), len(values), items, list(iterator)) == (data.keys(), [1, 2], 2, data.items(), [1, 2])
+
+
 def test_the_sandbox_side_imports_the_standard_library_alone() -> None:
     code = (
         "import sys, types\nfor name in ('rlvr_core', 'rlvr_core.reward', 'rlvr_core.reward.sandbox'):\n"

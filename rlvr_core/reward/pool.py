@@ -12,6 +12,7 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -91,7 +92,8 @@ class Pool:
     def close(self) -> None:
         """Kill the workers."""
         for worker in self.workers:
-            self._selector.unregister(worker.stdout)
+            with suppress(KeyError, ValueError):  # one that could not be replaced
+                self._selector.unregister(worker.stdout)
             worker.kill()
         self.workers = []
         self._selector.close()

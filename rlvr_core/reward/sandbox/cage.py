@@ -20,8 +20,8 @@ from typing import Any
 NOBODY = 65534
 FOLDERS = ("/tmp", "/var/tmp", "/mnt", "/media")  # noqa: S108 - mount points, in a namespace of its own
 """Where the folder in memory is mounted: the first that exists and does not hold the interpreter."""
-HIDDEN = ("/proc", "/sys", "/run", "/var", "/home", "/root", "/srv", "/mnt", "/media", "/dev/shm", "/tmp")  # noqa: S108
-"""Covered by an empty file system where the interpreter is not in them."""
+SHOWN = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
+"""What stays of the root folder; the rest is covered by an empty file system, but for what holds the interpreter."""
 
 _NEW_USER, _NEW_NS, _NEW_PID, _NEW_NET, _NEW_IPC, _NEW_UTS = 0x10000000, 0x20000, 0x20000000, 0x40000000, 0x8000000, 0x4000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
@@ -145,7 +145,8 @@ def _own_file_system(limits: dict[str, Any], folder: str) -> str:
     if _mount("none", "/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         return folder
     prefixes = tuple(os.path.realpath(path) + "/" for path in (sys.base_prefix, os.__file__))
-    free = [path for path in dict.fromkeys((*FOLDERS, *HIDDEN)) if os.path.isdir(path) and not _holds(path, prefixes)]
+    others = ["/" + name for name in os.listdir("/") if name not in SHOWN]
+    free = [path for path in dict.fromkeys((*FOLDERS, *others, "/dev/shm")) if os.path.isdir(path) and not _holds(path, prefixes)]  # noqa: S108
     chosen = next((path for path in FOLDERS if path in free), None)
     size = f"size={limits['folder_mb']}m,nr_inodes=1000,mode=700"
     if chosen is None or _mount("tmpfs", chosen, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, size) != 0:

@@ -128,7 +128,7 @@ _ENCODERS: tuple[tuple[Any, Callable[[Any, Keep], Any]], ...] = (
     (bytearray, lambda value, _: {"bytearray": bytearray.hex(value)}),
     (range, lambda value, _: {"range": [value.start, value.stop, value.step]}),
     (type({}.keys()), lambda value, keep: {"keys": _items(value, keep)}),
-    (type({}.values()), lambda value, keep: {"iterator": _items(value, keep)}),
+    (type({}.values()), lambda value, keep: {"values": _items(value, keep)}),
     (type({}.items()), lambda value, keep: {"items": _items(value, keep)}),
     (Iterator, lambda value, keep: {"iterator": _taken(value, keep)}),
 )
@@ -144,6 +144,7 @@ _DECODERS: dict[str, Callable[[Any, Callable[[str, Any], Any]], Any]] = {
     "bytearray": lambda content, _: bytearray.fromhex(content),
     "range": lambda content, _: range(*content),
     "keys": lambda content, kept: dict.fromkeys(decode(content, kept)).keys(),
+    "values": lambda content, kept: dict(enumerate(decode(content, kept))).values(),
     "items": lambda content, kept: dict(decode(content, kept)).items(),
     "iterator": lambda content, kept: iter(decode(content, kept)),
     "Fraction": lambda content, _: __import__("fractions").Fraction(content),
