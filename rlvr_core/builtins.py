@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlvr_core.components import options as o
 from rlvr_core.hookspecs import Register, hookimpl
-from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
+from rlvr_core.reward.options import CodeOptions, ExactOptions, FormatOptions, FunctionOptions, LengthOptions, MathOptions
 from rlvr_core.tasks.options import HubOptions, JsonlOptions
 from rlvr_core.tasks.options_arithmetic import ArithmeticOptions
 
@@ -53,6 +53,24 @@ def register_rewards(register: Register) -> None:
         "rlvr_core.reward.function:FunctionReward",
         options=FunctionOptions,
         summary="any callable with TRL's signature",
+    )
+    register(
+        "code",
+        "rlvr_core.reward.code:CodeReward",
+        options=CodeOptions,
+        summary="1 where the program in the completion passes the row's tests, in a sandbox",
+    )
+    register(
+        "format",
+        "rlvr_core.reward.form:FormatReward",
+        options=FormatOptions,
+        summary="1 where a regular expression matches the completion",
+    )
+    register(
+        "length",
+        "rlvr_core.reward.form:LengthReward",
+        options=LengthOptions,
+        summary="1 where the completion's length is within bounds",
     )
 
 

@@ -152,11 +152,31 @@ class RolloutEngine(Component, ABC):
 
 
 class Reward(Component, ABC):
-    """Says what a completion is worth."""
+    """Says what a completion is worth.
+
+    It is built where the run is, to be asked ``in_process``, ``time_limit`` and ``as_completion``, and built, started and asked ``score``
+    in each worker process. Its module imports no torch, so that workers are small and start fast.
+    """
+
+    whole_batch: ClassVar[bool] = False
+    """Whether ``score`` wants all completions of a roll at once. Otherwise it gets them one by one, each under the time limit."""
+
+    def in_process(self) -> bool:
+        """Whether it may run in the training process, where nothing can stop it: only what is cheap whatever the completion holds."""
+        return False
+
+    def time_limit(self) -> float | None:
+        """Seconds that one call of ``score`` may take where the spec's `scoring.timeout_s` does not fit; None: that."""
+        return None
+
+    def start(self) -> Sequence[str]:
+        """Load what the first completion would need, once in each process that scores. Returns what the user should be warned of."""
+        return ()
 
     @abstractmethod
     def score(self, items: Sequence[RewardItem]) -> Sequence[Outcome]:
-        """One outcome an item, in order. An exception ends the run; a bad completion is an outcome, not an exception."""
+        """One outcome an item, in order. A bad completion is an outcome; an exception is taken for status ``error``, an RlvrError ends
+        the run."""
 
     def as_completion(self, gold: str) -> str | None:
         """The gold written as a completion that must get full marks; None where the reward cannot be checked so."""

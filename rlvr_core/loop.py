@@ -15,6 +15,7 @@ from rlvr_core.learner.prepare import Preparer
 from rlvr_core.metrics import batch_metrics, rollout_metrics, time_metrics
 from rlvr_core.objective import Objective
 from rlvr_core.records import Batch, Credited, Rollout, Sampling, Selection
+from rlvr_core.reward.alarm import Alarm
 from rlvr_core.rollout.collect import Collected, Roller, collect, shuffled_rewards
 from rlvr_core.rollout.prompts import PromptStream
 from rlvr_core.spec.model import Spec
@@ -33,6 +34,7 @@ class Training:
     sampling: Sampling
     clock: Clock
     tell: Callable[[Event], None]
+    alarm: Alarm
     first_step: int = 1
 
 
@@ -72,8 +74,10 @@ def take_step(training: Training, step: int) -> None:
     metrics["learn/skipped"] = float(not learned)
     metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
 
-    metrics |= time_metrics(clock.take(), time.perf_counter() - started, collected.scored, batch if learned else None)
-    training.tell(StepFinished(step, metrics, shown(collected.scored)))
+    metrics |= time_metrics(clock.take(), time.perf_counter() - started, collected.drawn, batch if learned else None)
+    training.tell(StepFinished(step, metrics, shown(collected.drawn)))
+    for line in training.alarm.listen(collected.drawn):
+        training.tell(Notice(line, "warning"))
     if not learned and spec.rollout.on_empty == "stop":
         raise SignalExhausted(step)
     if not learned and step == 1:
@@ -99,7 +103,7 @@ def draw(training: Training, step: int) -> Drawn:
         batch, credit, metrics = prepare_and_credit(training, collected)
         if credit is not None or attempt == attempts:
             break
-        first += len({r.key.group for r in collected.scored})
+        first += len({r.key.group for r in collected.drawn})
     return Drawn(replace(collected, rounds=collected.rounds + attempt), batch, credit, metrics)
 
 
@@ -176,6 +180,8 @@ def shown(scored: Sequence[Rollout]) -> Sequence[Rollout]:
 
 def no_signal_advice(collected: Collected) -> str:
     """Why a step has no signal, and what to do."""
+    if not collected.scored:
+        return f"every rollout was dropped, as {collected.dropped[0].dropped}; the scoring section says what each status comes to"
     rewards = {r.reward for r in collected.scored}
     if rewards == {0.0}:
         return "every reward is 0; look at samples.jsonl, then at the prompt, max_completion_length, or an easier task"

@@ -9,33 +9,51 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rlvr_core.clock import BETWEEN_STEPS, STAGES
-from rlvr_core.records import Batch, Credited, Rollout
+from rlvr_core.records import Batch, Credited, Outcome, Rollout
+from rlvr_core.reward.outcomes import STATUSES
 from rlvr_core.rollout.collect import Collected
 
 
 def rollout_metrics(collected: Collected) -> dict[str, float]:
-    """What was drawn, how it was scored, what was kept."""
-    scored = collected.scored
-    rewards = torch.tensor([r.reward for r in scored], dtype=torch.float64)
-    lengths = [len(r.completion_ids) for r in scored]
-    groups = {r.key.group: r.group_rewards for r in scored}
+    """What was drawn, how it was scored, what was kept. Means of rewards are over the rollouts that count; all else is over those drawn."""
+    drawn, scored = collected.drawn, collected.scored
+    lengths = [len(r.completion_ids) for r in drawn]
     found = {
-        "reward/mean": float(rewards.mean()),
-        "reward/std": float(rewards.std(unbiased=False)),
-        "reward/groups_all_same": _mean([len(set(rewards)) == 1 for rewards in groups.values()]),
+        **_reward_metrics(scored),
+        "reward/dropped": _mean([bool(r.dropped) for r in drawn]),
         "rollout/completion_length": _mean(lengths),
         "rollout/completion_length_max": float(max(lengths)),
-        "rollout/truncated": _mean([r.finish_reason == "length" for r in scored]),
-        "rollout/logprob": sum(sum(r.logprobs) for r in scored) / max(1, sum(lengths)),
-        "select/scored": float(len(scored)),
+        "rollout/truncated": _mean([r.finish_reason == "length" for r in drawn]),
+        "rollout/logprob": sum(sum(r.logprobs) for r in drawn) / max(1, sum(lengths)),
+        "select/scored": float(len(drawn)),
         "select/kept": float(len(collected.kept)),
         "select/refills": float(collected.rounds),
     }
-    for label in scored[0].outcomes:
-        outcomes = [r.outcomes[label] for r in scored]
-        found[f"reward/{label}/mean"] = _mean([o.value or 0.0 for o in outcomes])
-        found[f"reward/{label}/no_value"] = _mean([o.value is None for o in outcomes])
-        found[f"reward/{label}/not_ok"] = _mean([o.status != "ok" for o in outcomes])
+    for label in drawn[0].outcomes:
+        found |= _label_metrics(label, [r.outcomes[label] for r in drawn])
+    return found
+
+
+def _reward_metrics(scored: Sequence[Rollout]) -> dict[str, float]:
+    """Nothing where no rollout counts."""
+    if not scored:
+        return {}
+    rewards = torch.tensor([r.reward for r in scored], dtype=torch.float64)
+    groups = {r.key.group: r.group_rewards for r in scored}
+    return {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std(unbiased=False)),
+        "reward/groups_all_same": _mean([len(set(rewards)) == 1 for rewards in groups.values()]),
+    }
+
+
+def _label_metrics(label: str, outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """One reward by itself: its mean value, the share of each status, its time."""
+    values = [o.value for o in outcomes if o.value is not None]
+    found = {f"reward/{label}/mean": _mean(values)} if values else {}
+    for status in STATUSES:
+        found["/".join(("reward", label, status))] = _mean([o.status == status for o in outcomes])
+    found[f"time/reward_ms_{label}"] = _mean([o.ms for o in outcomes])
     return found
 
 

@@ -129,13 +129,22 @@ class Rollout:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     reward: float = 0.0
     group_rewards: tuple[float, ...] = ()
-    """Rewards of every rollout of its group, this one's included, by sample index."""
+    """Rewards of every rollout of its group that counts, this one's included if it does, in the order of their samples."""
+    group_dropped: tuple[int, ...] = ()
+    """Sample indices of its group that are dropped, ascending: they have no place in ``group_rewards``."""
+    dropped: str = ""
+    """Why it is left out of learning and of its group's statistics; empty: it counts."""
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """Prompt and completion tokens: what a forward over this row costs."""
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def group_index(self) -> int:
+        """Its place in ``group_rewards``."""
+        return self.key.sample - sum(sample < self.key.sample for sample in self.group_dropped)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class Group:
     rows: Tensor
     """[n] int64: the rows of the batch that belong to this group and were chosen."""
     rewards: Tensor
-    """[G]: rewards of all rollouts of the group, chosen or not, after shapers."""
+    """[G]: rewards of all rollouts of the group, chosen or not, after shapers; those that scoring dropped are not among them."""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class _Run:
     def _close(self) -> None:
         import torch.distributed
 
+        if hasattr(self, "parts"):
+            self.parts.scoring.close()
         for observer in self.observers:
             observer.close()
         if torch.distributed.is_initialized():
@@ -135,6 +137,8 @@ class _Run:
         from rlvr_core.policy.loading import round_trips
 
         task, training = self.parts.task, self.training
+        for line in self.parts.scoring.ready():
+            self.tell(Notice(line, "warning"))
         self.tell(Notice(f"task: {task.describe()}"))
         check_golds(training.roller.rewards, training.prompts.examples, self.tell)
         position = training.prompts.position

@@ -26,6 +26,8 @@ from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
 from rlvr_core.policy.root import Numerics, Root, moved
 from rlvr_core.randomness import seed_of
 from rlvr_core.records import Example, Sampling
+from rlvr_core.reward.alarm import Alarm
+from rlvr_core.reward.scoring import Scoring, start_scoring
 from rlvr_core.rollout.collect import Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
 from rlvr_core.spec.model import LearnerSection, ModelSection
@@ -46,10 +48,20 @@ class Setup:
     task: Task
     source: str
     """Where the model was loaded from."""
+    scoring: Scoring
 
 
 def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], None]) -> Setup:
-    """Load the model, put the objective together, wire up rollout, reward and learner."""
+    """Load the model, put the objective together, wire up rollout, reward and learner. Its ``scoring`` is to be closed at the end."""
+    scoring = start_scoring(resolved.rewards, resolved.spec.scoring)
+    try:
+        return _build(resolved, accelerator, tell, scoring)
+    except BaseException:
+        scoring.close()
+        raise
+
+
+def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], None], scoring: Scoring) -> Setup:
     spec = resolved.spec
     task: Task = resolved.task.build()
     source = model_source(spec.model, accelerator, tell)
@@ -68,9 +80,16 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     engine.start(LocalPolicy(learner, tokenizer))
     for note in engine.notes():
         tell(Notice(note, "warning"))
-    rewards = [WeightedReward(label, bound.build(), bound.weight or 0.0) for label, bound in resolved.rewards.items()]
+    rewards = [WeightedReward(label, scoring.rewards[label], bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-    roller = Roller(engine, rewards, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), ranks, clock)
+    roller = Roller(
+        engine,
+        rewards,
+        lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        ranks,
+        clock,
+        spec.scoring.policies(),
+    )
 
     def encoded(example: Example) -> tuple[int, ...]:
         return encode(example, tokenizer, spec.prompt)
@@ -82,11 +101,20 @@ def build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event], 
     )
     greedy_or_not = replace(sampling, temperature=spec.evaluation.temperature, seed=seed_of("evaluation", spec.seed))
     training = Training(
-        spec, objective, learner, preparer, roller, PromptStream(examples, encoded, spec.seed), sampling, clock, tell
+        spec,
+        objective,
+        learner,
+        preparer,
+        roller,
+        PromptStream(examples, encoded, spec.seed),
+        sampling,
+        clock,
+        tell,
+        Alarm(spec.scoring.warn_share),
     )
     number = len(held_out) if spec.evaluation.problems is None else min(spec.evaluation.problems, len(held_out))
     prompts = [Prompt(held_out[i], encoded(held_out[i])) for i in range(number)]
-    return Setup(training, tokenizer, prompts, greedy_or_not, task, source)
+    return Setup(training, tokenizer, prompts, greedy_or_not, task, source, scoring)
 
 
 def model_source(options: ModelSection, accelerator: Accelerator, tell: Callable[[Event], None]) -> str:

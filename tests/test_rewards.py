@@ -22,6 +22,7 @@ from rlvr_core.records import Example, Outcome, RewardItem
 from rlvr_core.reward.exact import ExactReward
 from rlvr_core.reward.extraction import MAX_ANSWER, boxed, extract, find_box
 from rlvr_core.reward.function import FunctionReward, load_function
+from rlvr_core.reward.judging import judge
 from rlvr_core.reward.math import MathReward, compare
 from rlvr_core.reward.normal_form import as_number, normal_form
 from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
@@ -424,7 +425,6 @@ def test_a_tensor_is_a_list_of_numbers(tmp_path: Path) -> None:
         ("[float('inf'), 1.0]", "gave inf for completion 0"),
         ("['1.0', 1.0]", "no finite number"),
         ("[[1.0], 1.0]", "no finite number"),
-        ("1 / 0", "failed: ZeroDivisionError"),
     ],
 )
 def test_what_is_no_list_of_numbers_is_an_error_that_names_the_reward(tmp_path: Path, returned: str, message: str) -> None:
@@ -433,6 +433,14 @@ def test_what_is_no_list_of_numbers_is_an_error_that_names_the_reward(tmp_path: 
         reward.score(ITEMS)
     assert "rewards.py:reward" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_that_fails_on_some_completions_costs_those_alone(tmp_path: Path) -> None:
+    """It is asked for all at once, and where that fails for each alone."""
+    source = "def reward(completions):\n    return [1 / (len(c) - 3) for c in completions]\n"
+    outcomes = judge("mine", reward_from(tmp_path, source), [item("four", "1"), item("two", "1"), item("eight", "2")])
+    assert [(o.value, o.status) for o in outcomes] == [(1.0, "ok"), (None, "error"), (0.5, "ok")]
+    assert outcomes[1].reason.startswith("ZeroDivisionError")
 
 
 def test_a_required_column_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -455,7 +463,7 @@ def test_functions_of_installed_modules_load_by_import_path() -> None:
 )
 def test_a_function_that_is_not_there_is_a_mistake_of_the_spec(where: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        FunctionReward(FunctionOptions(function=where))
+        FunctionReward(FunctionOptions(function=where)).start()
 
 
 def test_a_place_without_a_name_is_refused_in_the_spec() -> None:

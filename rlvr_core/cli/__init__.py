@@ -15,6 +15,7 @@ from rlvr_core.cli.plugins_new_command import new
 from rlvr_core.cli.report_command import report
 from rlvr_core.cli.run_command import run
 from rlvr_core.cli.schema_command import schema
+from rlvr_core.cli.score_command import score
 from rlvr_core.errors import RlvrError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("score")(score)
 app.command("schema")(schema)
 app.command("report")(report)
 plugins_app.command("check")(check)

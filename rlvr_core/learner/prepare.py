@@ -74,7 +74,7 @@ def with_groups(batch: Batch) -> Batch:
     for rows in members.values():
         rewards = torch.tensor(batch.rollouts[rows[0]].group_rewards, dtype=torch.float64)
         for row in rows:
-            rewards[batch.rollouts[row].key.sample] = shaped[row]
+            rewards[batch.rollouts[row].group_index] = shaped[row]
         chosen = [row for row in rows if batch.chosen[row]]
         if chosen:
             groups.append(Group(torch.tensor(chosen), rewards))

@@ -25,6 +25,7 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "tokens": len(rollout.completion_ids),
         "finish_reason": rollout.finish_reason,
         "reward": rollout.reward,
+        **({"dropped": rollout.dropped} if rollout.dropped else {}),
         "outcomes": {label: {"value": o.value, "status": o.status, "reason": o.reason} for label, o in rollout.outcomes.items()},
     }
 

@@ -20,6 +20,10 @@ class ExactReward(Reward):
         super().__init__(options)
         self._pattern = None if options.pattern is None else re.compile(options.pattern)
 
+    def in_process(self) -> bool:
+        """Comparing text is cheap; a pattern may backtrack without end."""
+        return self._pattern is None
+
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order."""
         return [self._score(item) for item in items]

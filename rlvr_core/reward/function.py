@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,15 +29,32 @@ class FunctionReward(Reward):
     """
 
     options: FunctionOptions
+    whole_batch = True
 
     def __init__(self, options: FunctionOptions) -> None:
         super().__init__(options)
         self._name = f"reward function '{options.function}'"
-        self._function = load_function(options.function)
+
+    def in_process(self) -> bool:
+        """As its options say."""
+        return self.options.in_process
+
+    def time_limit(self) -> float:
+        """Of one call, with all completions or with one."""
+        return self.options.timeout_s
+
+    def start(self) -> Sequence[str]:
+        """Load it. Raises SpecError."""
+        assert self._function is not None
+        return ()
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return load_function(self.options.function)
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
-        """One outcome an item, in order; None is an abstention. Raises DataError where the function fails, or gives another
-        number of values, or one that is no finite number."""
+        """One outcome an item, in order; None is an abstention. Raises DataError where the function gives another number of values, or
+        one that is no finite number; and what the function raises."""
         if not items:
             return []
         start = time.perf_counter()
@@ -63,13 +81,10 @@ class FunctionReward(Reward):
         return [{"role": role, "content": text}] if self.options.messages else text
 
     def _call(self, keywords: dict[str, list[Any]]) -> list[Any]:
-        try:
-            result = self._function(**keywords)
-            if inspect.iscoroutine(result):
-                result = _finished(result)
-            result = result.tolist() if hasattr(result, "tolist") else result
-        except Exception as error:  # any failure of foreign code has this one meaning
-            raise DataError(f"{self._name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        result = self._function(**keywords)
+        if inspect.iscoroutine(result):
+            result = _finished(result)
+        result = result.tolist() if hasattr(result, "tolist") else result
         if not isinstance(result, list | tuple):
             raise DataError(f"{self._name} gave a {type(result).__name__}, not a list with one value for each completion")
         return list(result)

@@ -24,6 +24,11 @@ class MathReward(Reward):
 
     options: MathOptions
 
+    def start(self) -> Sequence[str]:
+        """Import and warm up the symbolic layer (half a second)."""
+        compare_symbolic("x+1", "1+x")
+        return ()
+
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order. Never raises for what a completion holds."""
         return [self._score(item) for item in items]
@@ -55,7 +60,7 @@ def compare(gold: str, answer: str) -> Verdict:
     for side, text in (("gold", g), ("answer", a)):
         refusal = refuse(text)
         if refusal:
-            return Verdict(0.0, "unparsed", f"the {side} {refusal}")
+            return Verdict(0.0, "error" if side == "gold" else "unparsed", f"the {side} {refusal}")
     if ("=" in g) != ("=" in a):
         return Verdict(0.0, "ok", "an equation against a value")
     if any(number is not None and variables(text) - {"e", "i"} for number, text in zip(numbers, (a, g), strict=True)):

@@ -25,8 +25,10 @@ def compare_symbolic(gold: str, answer: str) -> Verdict:
     """math-verify's opinion, and a second look at what it finds equal."""
     try:
         g, a = _parse(_for_sympy(gold)), _parse(_for_sympy(answer))
-        if g is None or a is None:
-            return Verdict(0.0, "unparsed", f"the {'gold' if g is None else 'answer'} is not understood")
+        if g is None:
+            return Verdict(0.0, "error", "the gold is not understood")
+        if a is None:
+            return Verdict(0.0, "unparsed", "the answer is not understood")
         equal = _verified(g, a) and _confirmed(g, a)
     except Exception as error:  # sympy and the parser raise anything at all; the completion's fault has one meaning
         return Verdict(0.0, "unparsed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,10 +9,13 @@ from accelerate.utils import gather_object
 
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Reward, RolloutEngine
-from rlvr_core.errors import ContractError, DataError
+from rlvr_core.errors import ContractError
 from rlvr_core.randomness import permutation
 from rlvr_core.records import Outcome, Request, RewardItem, Rollout, RowKey, Sampling, Selection
+from rlvr_core.reward.judging import judge
+from rlvr_core.reward.outcomes import Policies, settle, with_group_rewards
 from rlvr_core.rollout.prompts import Prompt, prompt_text
+from rlvr_core.spec.model import ScoringSection
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,22 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's rollouts. ``scored``: every one drawn; ``kept``: those for the learner; ``rounds``: refills done."""
+    """One step's rollouts.
+
+    ``scored``: those that count; ``kept``: those of them for the learner; ``rounds``: refills done; ``dropped``: those that scoring
+    left out, which nothing after it sees.
+    """
 
     scored: tuple[Rollout, ...]
     kept: tuple[Rollout, ...]
     rounds: int
     metrics: Mapping[str, float]
+    dropped: tuple[Rollout, ...] = ()
+
+    @property
+    def drawn(self) -> tuple[Rollout, ...]:
+        """All of them, in order."""
+        return tuple(sorted((*self.scored, *self.dropped), key=lambda r: r.key))
 
 
 class Roller:
@@ -53,15 +65,20 @@ class Roller:
         decode: Callable[[Sequence[int]], str],
         ranks: Ranks,
         clock: Clock,
+        policies: Policies | None = None,
     ) -> None:
         self.engine = engine
         self.rewards = rewards
         self.decode = decode
         self.ranks = ranks
         self.clock = clock
+        self.policies = ScoringSection().policies() if policies is None else policies
 
     def roll(self, prompts: Sequence[Prompt], step: int, first: int, group_size: int, sampling: Sampling) -> list[Rollout]:
-        """``group_size`` scored completions of each prompt, groups together, in order. ``first``: the first prompt's number in the step."""
+        """``group_size`` scored completions of each prompt, groups together, in order, those that scoring drops among them.
+
+        ``first``: the first prompt's number in the step.
+        """
         mine = [(first + i, prompt) for i, prompt in enumerate(prompts) if i % self.ranks.number == self.ranks.index]
         requests = [Request(RowKey(step, number, sample), prompt.ids) for number, prompt in mine for sample in range(group_size)]
         with self.clock.timed("rollout"):
@@ -90,45 +107,26 @@ class Roller:
             scored = self.score(rollouts)
         with self.clock.timed("idle"):
             everyone: list[Rollout] = gather_object(scored) if self.ranks.number > 1 else scored
-        return _with_group_rewards(sorted(everyone, key=lambda r: r.key))
+        weights = {w.label: w.weight for w in self.rewards}
+        return settle(sorted(everyone, key=lambda r: r.key), weights, self.policies)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """Outcomes of every reward, and their weighted sum; a reward that gives no value counts 0."""
+        """Outcomes of every reward. What they come to, ``settle`` says, once all ranks' are there."""
         items = [RewardItem(prompt_text(r.example), r.text, r.example.gold, r.example.columns) for r in rollouts]
         outcomes: list[dict[str, Outcome]] = [{} for _ in rollouts]
         for weighted in self.rewards:
-            given = weighted.reward.score(items) if items else []
-            _check_outcomes(weighted.label, given, len(items))
-            for row, outcome in zip(outcomes, given, strict=True):
+            for row, outcome in zip(outcomes, judge(weighted.label, weighted.reward, items), strict=True):
                 row[weighted.label] = outcome
-        weights = {w.label: w.weight for w in self.rewards}
-        return [
-            replace(rollout, outcomes=row, reward=sum(weights[label] * (o.value or 0.0) for label, o in row.items()))
-            for rollout, row in zip(rollouts, outcomes, strict=True)
-        ]
-
-
-def _check_outcomes(label: str, outcomes: Sequence[Outcome], wanted: int) -> None:
-    if len(outcomes) != wanted:
-        raise DataError(f"rewards.{label}: gave {len(outcomes)} outcomes for {wanted} completions; one each is wanted")
-    for row, outcome in enumerate(outcomes):
-        if outcome.value is not None and not math.isfinite(outcome.value):
-            raise DataError(f"rewards.{label}: gave {outcome.value} for completion {row}; a finite number or None is wanted")
-
-
-def _with_group_rewards(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    groups: dict[tuple[int, int], list[float]] = {}
-    for rollout in rollouts:
-        groups.setdefault(rollout.key.group, []).append(rollout.reward)
-    return [replace(r, group_rewards=tuple(groups[r.key.group])) for r in rollouts]
+        return [replace(rollout, outcomes=row) for rollout, row in zip(rollouts, outcomes, strict=True)]
 
 
 def shuffled_rewards(rollouts: Sequence[Rollout], seed: int, step: int) -> list[Rollout]:
-    """A control: the same rewards, dealt to the step's rollouts at random."""
-    order = permutation(len(rollouts), "control", seed, step)
-    return _with_group_rewards(
-        [replace(r, reward=rollouts[i].reward, outcomes=rollouts[i].outcomes) for r, i in zip(rollouts, order, strict=True)]
-    )
+    """A control: the same rewards, dealt at random to those of the step's rollouts that count."""
+    counting = [r for r in rollouts if not r.dropped]
+    order = permutation(len(counting), "control", seed, step)
+    dealt = [replace(r, reward=counting[i].reward, outcomes=counting[i].outcomes) for r, i in zip(counting, order, strict=True)]
+    everyone = [*dealt, *(r for r in rollouts if r.dropped)]
+    return with_group_rewards(sorted(everyone, key=lambda r: r.key))
 
 
 def collect(
@@ -138,12 +136,17 @@ def collect(
     max_refills: int,
     first: int = 0,
 ) -> Collected:
-    """Rounds of ``roll(number of prompts, first prompt's number)`` until the sampler is content or ``max_refills`` are used up."""
-    scored = roll(prompts, first)
+    """Rounds of ``roll(number of prompts, first prompt's number)`` until the sampler is content or ``max_refills`` are used up.
+
+    The sampler sees the rollouts that count; where there are none, it is not asked.
+    """
+    drawn = roll(prompts, first)
     rounds, asked = 0, first + prompts
     while True:
-        selection = select(scored, rounds)
+        scored = [r for r in drawn if not r.dropped]
+        selection = select(scored, rounds) if scored else Selection(())
         if not selection.refill or rounds >= max_refills:
-            return Collected(tuple(scored), tuple(selection.kept), rounds, selection.metrics)
-        scored = scored + roll(selection.refill, asked)
+            dropped = tuple(r for r in drawn if r.dropped)
+            return Collected(tuple(scored), tuple(selection.kept), rounds, selection.metrics, dropped)
+        drawn = drawn + roll(selection.refill, asked)
         rounds, asked = rounds + 1, asked + selection.refill

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from rlvr_core.options import Options, option
+from rlvr_core.reward.outcomes import STATUSES, Policies, Policy
 from rlvr_core.spec.parts import Part
 from rlvr_core.tasks.prompts import PromptOptions
 
@@ -59,6 +60,37 @@ class RolloutSection(Options):
         if value > limit:
             raise ValueError(f"{value} is above max_completion_length ({limit})")
         return value
+
+
+class ScoringSection(Options):
+    """What outcomes of rewards come to, and the processes that find them.
+
+    Policies: ``zero`` counts 0; ``skip`` leaves that reward out of the sum; ``drop`` leaves the rollout out, of its group's statistics
+    too; ``drop_group`` leaves out all rollouts of its prompt; ``stop`` ends the run. A rollout without any value is dropped.
+    """
+
+    on_abstain: Policy = option("skip", "a reward has no opinion on the completion")
+    on_no_answer: Policy = option("zero", "the completion states no answer")
+    on_unparsed: Policy = option("zero", "the answer is not understood, or refused")
+    on_timeout: Policy = option(
+        "zero",
+        "the completion took longer to judge than `timeout_s`; zero, since dropping would shield whoever writes such completions",
+    )
+    on_crash: Policy = option("drop", "the process that judged the completion died, or outgrew `memory_mb`")
+    on_error: Policy = option("drop", "the reward itself failed (raised); one that fails on every completion ends the run")
+    warn_share: float = option(
+        0.05, "share of a step's rollouts with timeout, crash or error from which a warning is given", gt=0.0, le=1.0
+    )
+    workers: int | None = option(
+        None, "processes of each rank that score; null: one for each of its CPUs, 8 at most", ge=1, le=256
+    )
+    timeout_s: float = option(10.0, "seconds that one completion may take; its worker is killed then", gt=0.0)
+    memory_mb: int = option(2048, "MiB that a worker may grow to; it is killed then", ge=256)
+    recycle_after: int = option(20_000, "completions after which a worker is replaced by a new one", ge=1)
+
+    def policies(self) -> Policies:
+        """Status -> policy; ``ok`` needs none."""
+        return {status: getattr(self, f"on_{status}") for status in STATUSES if status != "ok"}
 
 
 class LearnerSection(Options):
@@ -131,6 +163,7 @@ class Spec(Options):
     rewards: dict[str, Part] = option(
         {"math": {"name": "math"}}, "rewards by label, each with its options and a `weight` (1.0); values are summed by weight"
     )
+    scoring: ScoringSection = option(ScoringSection(), "what outcomes of rewards come to, and the processes that find them")
     control: Literal["none", "shuffled_rewards"] = option(
         "none",
         "shuffled_rewards: permute rewards over the rollouts of a step, as a control that should not learn; evaluation is untouched",

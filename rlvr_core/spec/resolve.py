@@ -12,7 +12,7 @@ from rlvr_core.errors import PluginError, SpecError, nearest
 from rlvr_core.options import Options
 from rlvr_core.plugins import Catalogue, Component
 from rlvr_core.spec.explain import explain
-from rlvr_core.spec.model import DEFAULT_OBSERVERS, RolloutSection, Spec
+from rlvr_core.spec.model import DEFAULT_OBSERVERS, RolloutSection, ScoringSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective, Part
 from rlvr_core.spec.source import KeyPath, Source
 
@@ -137,6 +137,15 @@ def checked_options(model: type[M], source: Source) -> M:
     return options
 
 
+def resolve_reward(name: str, changes: Iterable[tuple[KeyPath, Any, str]], catalogue: Catalogue) -> tuple[Bound, ScoringSection]:
+    """One reward and the scoring section, outside a run. ``changes``: (path, value, where it was said); a path is the reward's own, or
+    starts with ``scoring``. Raises SpecError with a line for every mistake."""
+    source = Source({"rewards": {name: {"name": name}}, "scoring": {}}, {}, f"--reward {name}")
+    for path, value, origin in changes:
+        source.set(path if path[0] == "scoring" else ("rewards", name, *path), value, origin)
+    return _Resolver(source, catalogue).reward(name)
+
+
 class _Resolver:
     """Collects mistakes, so that a user sees all of them at once."""
 
@@ -159,6 +168,22 @@ class _Resolver:
             raise SpecError(*self.mistakes.values())
         assert spec and objective and task and engine  # no mistakes, so each is there
         return Resolved(spec, objective, task, engine, rewards, observers)
+
+    def reward(self, name: str) -> tuple[Bound, ScoringSection]:
+        """One reward without a run: its weight and what becomes of outcomes have no effect."""
+        bound = self.part("reward", self.source.data["rewards"][name], ("rewards", name))
+        scoring = self.check(ScoringSection, self.source.data["scoring"], ("scoring",))
+        idle = [
+            ("rewards", name, "weight"),
+            *(("scoring", key) for key in ScoringSection.model_fields if key[:3] in ("on_", "war")),
+        ]
+        for path in idle:
+            if self.source.said(path):
+                self.mistake(path, "has no effect outside a run; remove it")
+        if self.mistakes:
+            raise SpecError(*self.mistakes.values())
+        assert bound and scoring  # no mistakes, so each is there
+        return bound, scoring
 
     def written(self, key: str) -> Any:
         """A section as the user wrote it, or its default; None where it is no mapping, which is a mistake already noted."""
