@@ -150,6 +150,13 @@ class Reward(Component, ABC):
         """The gold written as a completion that must get full marks; None where the reward cannot be checked so."""
         return None
 
+    def answer(self, completion: str) -> str | None:
+        """What the reward takes for the completion's answer, written so that equal answers are equal text; None where it finds none.
+
+        Votes (maj@k) are counted by it; a reward that leaves it as it is has no notion of an answer, and there is no vote.
+        """
+        return None
+
 
 class Sampler(Component, ABC):
     """Chooses which rollouts reach the learner. Sees every rollout of the step on every rank; must choose alike on each."""

@@ -28,6 +28,11 @@ class ExactReward(Reward):
         """The gold itself; None under a pattern, since what it wants around the answer is unknown."""
         return gold if self._pattern is None else None
 
+    def answer(self, completion: str) -> str | None:
+        """The text that is compared."""
+        found = self._answer(completion)
+        return None if found is None else self._form(found)
+
     def _score(self, item: RewardItem) -> Outcome:
         start = time.perf_counter()
         answer = self._answer(item.completion)

@@ -32,6 +32,13 @@ class MathReward(Reward):
         """A completion that states this gold."""
         return boxed(gold)
 
+    def answer(self, completion: str) -> str | None:
+        """The final answer in normal form; of a number its value."""
+        found = extract(completion, self.options.require_box).answer
+        form = normal_form(found) if found is not None else ""
+        number = as_number(form)
+        return (form or None) if number is None else str(number)
+
     def _score(self, item: RewardItem) -> Outcome:
         start = time.perf_counter()
         found = extract(item.completion, self.options.require_box)
