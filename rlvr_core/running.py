@@ -208,7 +208,7 @@ class _Run:
 
         if not self.parts.held_out:
             return
-        found = evaluate(self.training.roller, self.parts.held_out, self.resolved.spec.evaluation.samples, self.parts.evaluation)
+        found = evaluate(self.training.roller, self.parts.held_out, self.parts.evaluation)
         if self.main:
             name = when.replace(" ", "-")
             folder.write_rollouts(self.output / "eval" / f"{name}.jsonl", found.rollouts)

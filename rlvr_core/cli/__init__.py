@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rlvr_core.cli.eval_command import evaluate
 from rlvr_core.cli.plan_command import plan
 from rlvr_core.cli.plugins_command import plugins_app
 from rlvr_core.cli.report_command import report
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("eval")(evaluate)
 app.command("schema")(schema)
 app.command("report")(report)
 app.add_typer(plugins_app, name="plugins")

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlvr_core.learner.learner import Learner
+from rlvr_core.policy.root import Numerics
 
 
 class LocalPolicy:
@@ -37,3 +38,25 @@ class LocalPolicy:
     def decode(self, **inputs: Any) -> Any:
         """The policy's forward, through the root module."""
         return self._learner.root("decode", **inputs)
+
+
+class FixedPolicy:
+    """A model that nobody trains, for evaluations outside a run. Satisfies ``contracts.PolicyHandle``."""
+
+    version = 0
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numerics: Numerics) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._numerics = numerics
+
+    @property
+    def exact(self) -> bool:
+        """float32 or wider and no autocast."""
+        return self._numerics.autocast is None and torch.finfo(self.model.dtype).bits >= 32
+
+    @torch.no_grad()
+    def decode(self, **inputs: Any) -> Any:
+        """The model's forward, under the same autocast as in training."""
+        with self._numerics.context(self.model.device):
+            return self.model(**inputs)

@@ -123,36 +123,45 @@ class Resolved:
 
 def resolve(source: Source, catalogue: Catalogue) -> Resolved:
     """Check a spec against core's model and the installed plugins' own. Raises SpecError with a line for every mistake."""
-    return _Resolver(source, catalogue).resolve()
+    return Resolver(source, catalogue).resolve()
 
 
-class _Resolver:
-    """Collects mistakes, so that a user sees all of them at once."""
+class Resolver:
+    """Collects mistakes, so that a user sees all of them at once. ``model``: what the whole spec is checked against."""
 
-    def __init__(self, source: Source, catalogue: Catalogue) -> None:
+    def __init__(self, source: Source, catalogue: Catalogue, model: type[Options] = Spec) -> None:
         self.source = source
         self.catalogue = catalogue
+        self.model = model
         self.mistakes: dict[KeyPath, str] = {}
 
     def resolve(self) -> Resolved:
         """Core's sections, then every part, also where a section has mistakes."""
         spec = self.check(Spec, self.source.data, ())
         objective, task, engine = self.objective(), self.task(), self.engine()
-        rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
-        observers = self.observers()
-        if self.written("rewards") == {}:
-            self.mistake(("rewards",), "a run needs at least one reward")
-        elif rewards and all(bound.weight == 0 for bound in rewards.values()):
-            self.mistake(("rewards",), "every weight is 0, so every reward would be 0; give one another weight")
-        if self.mistakes:
-            raise SpecError(*self.mistakes.values())
+        rewards, observers = self.rewards(), self.observers()
+        self.finish()
         assert spec and objective and task and engine  # no mistakes, so each is there
         return Resolved(spec, objective, task, engine, rewards, observers)
 
     def written(self, key: str) -> Any:
         """A section as the user wrote it, or its default; None where it is no mapping, which is a mistake already noted."""
-        data = self.source.data.get(key, Spec.model_fields[key].default)
+        data = self.source.data.get(key, self.model.model_fields[key].default)
         return data if isinstance(data, dict) else None
+
+    def finish(self) -> None:
+        """Raise SpecError with every mistake, where there is any."""
+        if self.mistakes:
+            raise SpecError(*self.mistakes.values())
+
+    def rewards(self) -> dict[str, Bound]:
+        """The rewards; at least one that counts."""
+        rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
+        if self.written("rewards") == {}:
+            self.mistake(("rewards",), "a run needs at least one reward")
+        elif rewards and all(bound.weight == 0 for bound in rewards.values()):
+            self.mistake(("rewards",), "every weight is 0, so every reward would be 0; give one another weight")
+        return rewards
 
     def task(self) -> Bound | None:
         """The task."""
@@ -380,7 +389,7 @@ def _explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
     if item["type"] == "extra_forbidden":
         return where, f"unknown key; {_belongs(model, loc) or nearest(loc[-1], _keys_at(model, loc[:-1]))}"
     if item["type"] == "missing":
-        return where, f"is required; {REQUIRED[loc[-1]]}" if model is Spec and loc[-1] in REQUIRED else "is required"
+        return where, f"is required; {REQUIRED[loc[-1]]}" if len(where) == 1 and loc[-1] in REQUIRED else "is required"
     if item["type"] in ("dict_type", "model_type"):
         return where, f"write a mapping, as {{name: {value}}}" if isinstance(value, str) else "write a mapping of keys to values"
     message = item["msg"].removeprefix("Value error, ")
