@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlvr_core.components import options as o
 from rlvr_core.hookspecs import Register, hookimpl
 from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
-from rlvr_core.tasks.options import HubOptions, JsonlOptions
+from rlvr_core.tasks.options import HubOptions, JsonlOptions, MixtureOptions
 from rlvr_core.tasks.options_arithmetic import ArithmeticOptions
 
 RLVR_API = 1
@@ -24,6 +24,12 @@ def register_tasks(register: Register) -> None:
     register("jsonl", "rlvr_core.tasks.jsonl:JsonlTask", options=JsonlOptions, summary="rows of a local JSON-lines file")
     register(
         "hub", "rlvr_core.tasks.hub:HubTask", options=HubOptions, summary="a data set on the hub or in a folder, through datasets"
+    )
+    register(
+        "mixture",
+        "rlvr_core.tasks.mixture:MixtureTask",
+        options=MixtureOptions,
+        summary="several tasks as one, each with a weight",
     )
 
 

@@ -12,9 +12,7 @@ from rlvr_core.contracts import Reward
 from rlvr_core.evaluation.estimators import bootstrap, maj_at_k, pass_at_k
 from rlvr_core.records import Outcome, Rollout
 from rlvr_core.rollout.collect import WeightedReward
-
-PART = "mixture"
-"""Column that says of which part of a mixture a problem is."""
+from rlvr_core.tasks.mixture import PART
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -156,7 +156,7 @@ class Resolver:
 
     def rewards(self) -> dict[str, Bound]:
         """The rewards; at least one that counts."""
-        rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
+        rewards = self.labelled("reward", self.written("rewards"), ("rewards",), weighted=True)
         if self.written("rewards") == {}:
             self.mistake(("rewards",), "a run needs at least one reward")
         elif rewards and all(bound.weight == 0 for bound in rewards.values()):
@@ -209,14 +209,16 @@ class Resolver:
             if isinstance(child, Options):
                 self.refuse_inert(child, (*path, key))
 
-    def part(self, kind: str, part: Part | None, path: KeyPath, default_name: str | None = None) -> Bound | None:
-        """One component with its options."""
+    def part(
+        self, kind: str, part: Part | None, path: KeyPath, default_name: str | None = None, *, weighted: bool = False
+    ) -> Bound | None:
+        """One component with its options. ``weighted``: a weight stands beside them."""
         if not isinstance(part, dict):
             self.mistake(path, f"write a mapping with a name, as {{name: {part if isinstance(part, str) else '...'}}}")
             return None
         options = self.own(part, path, default_name)
         name = options.pop("name", default_name)
-        weight = options.pop("weight", 1.0) if kind == "reward" else None
+        weight = options.pop("weight", 1.0) if weighted else None
         if not isinstance(name, str):
             self.mistake(path, f"needs a name; {nearest('', self.catalogue.names(kind))}")
             return None
@@ -229,16 +231,31 @@ class Resolver:
             self.mistake((*path, "name") if "name" in part else path, str(error))
             return None
         checked = self.check(component.options, options, path)
-        return None if checked is None else Bound(path[-1], path, component, checked, None if weight is None else float(weight))
+        bound = None if checked is None else Bound(path[-1], path, component, checked, None if weight is None else float(weight))
+        return bound if bound is None else self.with_parts(bound)
+
+    def with_parts(self, bound: Bound) -> Bound | None:
+        """The parts that a component's own options hold, checked and written out whole."""
+        whole: dict[str, Any] = {}
+        for key, kind in bound.options.PARTS.items():
+            parts = getattr(bound.options, key)
+            found = self.labelled(kind, parts, (*bound.path, key), weighted=True)
+            if len(found) < len(parts):
+                return None
+            whole[key] = {label: inner.as_dict() for label, inner in found.items()}
+        return replace(bound, options=bound.options.model_copy(update=whole)) if whole else bound
 
     def own(self, part: Part, path: KeyPath, standing: str | None) -> Part:
         """The part without options that were said of the one that stands there by default, before ``--set`` named another."""
         stale = self.source.renamed.get(path, set()) if standing is not None and part.get("name") != standing else set()
         return {key: value for key, value in part.items() if key not in stale}
 
-    def labelled(self, kind: str, parts: Mapping[str, Part] | None, path: KeyPath) -> dict[str, Bound]:
+    def labelled(self, kind: str, parts: Mapping[str, Part] | None, path: KeyPath, *, weighted: bool = False) -> dict[str, Bound]:
         """Components by label."""
-        bounds = {label: self.part(kind, part, (*path, label), default_name=label) for label, part in (parts or {}).items()}
+        bounds = {
+            label: self.part(kind, part, (*path, label), default_name=label, weighted=weighted)
+            for label, part in (parts or {}).items()
+        }
         return {label: bound for label, bound in bounds.items() if bound is not None}
 
     def objective(self) -> ResolvedObjective | None:
