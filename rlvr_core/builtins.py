@@ -7,6 +7,7 @@ from rlvr_core.hookspecs import Register, hookimpl
 from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
 from rlvr_core.tasks.options import HubOptions, JsonlOptions, MixtureOptions
 from rlvr_core.tasks.options_arithmetic import ArithmeticOptions
+from rlvr_core.tasks.options_reasoning_gym import GymOptions, GymRewardOptions
 
 RLVR_API = 1
 
@@ -30,6 +31,12 @@ def register_tasks(register: Register) -> None:
         "rlvr_core.tasks.mixture:MixtureTask",
         options=MixtureOptions,
         summary="several tasks as one, each with a weight",
+    )
+    register(
+        "reasoning_gym",
+        "rlvr_core.tasks.reasoning_gym:GymTask",
+        options=GymOptions,
+        summary="problems made by Reasoning Gym, of any of its data sets (needs rlvr[logic])",
     )
 
 
@@ -59,6 +66,12 @@ def register_rewards(register: Register) -> None:
         "rlvr_core.reward.function:FunctionReward",
         options=FunctionOptions,
         summary="any callable with TRL's signature",
+    )
+    register(
+        "reasoning_gym",
+        "rlvr_core.tasks.reasoning_gym_reward:GymReward",
+        options=GymRewardOptions,
+        summary="the score of the Reasoning Gym data set that made the problem",
     )
 
 
