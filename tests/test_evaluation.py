@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 from rlvr_core import cli
-from rlvr_core.cli.eval_command import parse_k
+from rlvr_core.cli.eval_command import parse_k, resolved_for
 from rlvr_core.contracts import Reward
 from rlvr_core.errors import DataError, RlvrError, RunFolderError, SpecError
 from rlvr_core.evaluation.problems import Problem, Sample, figures, states_answers, to_problems
@@ -26,6 +27,8 @@ from rlvr_core.reward.math import MathReward
 from rlvr_core.reward.options import MathOptions
 from rlvr_core.rollout.collect import WeightedReward
 from rlvr_core.running import run
+from rlvr_core.tasks.jsonl import JsonlTask
+from rlvr_core.tasks.options import JsonlOptions
 from rlvr_core.testing import tiny_policy, tiny_tokenizer
 
 REWARD = """
@@ -249,6 +252,42 @@ def test_greedy_from_the_command_line_overrules_what_the_run_drew(place: Path, t
 def test_training_problems_can_be_evaluated(place: Path, tmp_path: Path) -> None:
     evaluate(str(place / "run"), "--split", "train", "--set", "evaluation.problems=5", "--output", str(tmp_path))
     assert [p.id for p in read_problems(tmp_path / PROBLEMS, 1, 5)] == [f"arithmetic/train/{n}" for n in range(5)]
+
+
+def test_measured_pass_rates_choose_what_is_trained_on(place: Path, tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"problem": f"{n}+{n}=", "answer": 2 * n}) + "\n" for n in range(8))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    task = f"task={{name: jsonl, path: {tmp_path}/rows.jsonl, eval_fraction: 0.0}}"
+    out = tmp_path / "rates"
+    evaluate(str(place / "run"), "--set", task, "--split", "train", "--output", str(out))
+    rates = {p.prompt: p.right / 4 for p in read_problems(out / PROBLEMS, 1, 8)}
+    assert len(set(rates.values())) > 1
+    bounds = JsonlOptions(
+        path=f"{tmp_path}/rows.jsonl", eval_fraction=0.0, pass_rates=str(out / PROBLEMS), min_pass_rate=max(rates.values())
+    )
+    expected = [prompt for prompt, rate in rates.items() if rate == max(rates.values())]
+    assert [example.prompt for example in JsonlTask(bounds).train()] == expected
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parent.parent / "specs" / "eval").glob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_evaluations_need_only_the_data(file: Path, tmp_path: Path) -> None:
+    resolved = resolved_for("some/model", str(file), [(("task", "eval_path"), "mine.jsonl", "--set")])
+    assert resolved.task.as_dict()["eval_path"] == "mine.jsonl" and resolved.spec.evaluation.greedy
+    rows = tmp_path / "mine.jsonl"
+    layouts = {"aime": {"problem": "p", "answer": "70"}, "gsm8k": {"question": "p", "answer": "#### 70"}}
+    rows.write_text(json.dumps(layouts[resolved.task.as_dict()["layout"]]) + "\n")
+    task = resolved_for("m", str(file), [(("task", "eval_path"), str(rows), "--set")]).task.build()
+    assert [example.gold for example in task.evaluation()] == ["70"]
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_finds(place: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "rlvr_core", "eval", str(place / "run"), "--output"]
+    evaluate(str(place / "run"), "--output", str(tmp_path / "one"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*launcher, *arguments, str(tmp_path / "two")], check=True, env=environment, timeout=300)
+    assert result_of(tmp_path / "two")["figures"] == result_of(tmp_path / "one")["figures"]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def resolved_for(model: str, task: str | None, changes: Sequence[tuple[KeyPath, 
     drop_overruled(source)
     evaluation = source.data.setdefault("evaluation", {})
     if isinstance(evaluation, dict) and evaluation.get("temperature") != 0:
-        evaluation.setdefault("greedy", True)  # one completion more of each problem; a run's schedule leaves it out
+        evaluation.setdefault("greedy", True)
     return resolve_evaluation(source, catalogue())
 
 
@@ -128,6 +128,10 @@ def model_spec(model: str, has_task: bool) -> Source:
         source = for_evaluation(read_spec(folder / "spec.yaml"))
         source.set(("model", "name"), str(folder / "model"), model)
         source.set(("output",), None, model)
+        section = source.data.get("evaluation")
+        if isinstance(section, dict) and section.get("greedy") is False:  # said of its schedule, or by no one
+            del section["greedy"]
+            source.origins.pop(("evaluation", "greedy"), None)
         return source
     if not has_task:
         raise SpecError(
