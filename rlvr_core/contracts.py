@@ -142,6 +142,9 @@ class RolloutEngine(Component, ABC):
 class Reward(Component, ABC):
     """Says what a completion is worth."""
 
+    states_answers: bool = False
+    """Whether ``answer`` finds answers; otherwise there is no vote."""
+
     @abstractmethod
     def score(self, items: Sequence[RewardItem]) -> Sequence[Outcome]:
         """One outcome an item, in order. An exception ends the run; a bad completion is an outcome, not an exception."""
@@ -153,7 +156,7 @@ class Reward(Component, ABC):
     def answer(self, completion: str) -> str | None:
         """What the reward takes for the completion's answer, written so that equal answers are equal text; None where it finds none.
 
-        Votes (maj@k) are counted by it; a reward that leaves it as it is has no notion of an answer, and there is no vote.
+        Votes (maj@k) are counted by it, where ``states_answers``.
         """
         return None
 

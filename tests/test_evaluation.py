@@ -18,8 +18,8 @@ from rlvr_core import cli
 from rlvr_core.cli.eval_command import parse_k, resolved_for
 from rlvr_core.contracts import Reward
 from rlvr_core.errors import DataError, RlvrError, RunFolderError, SpecError
-from rlvr_core.evaluation.problems import Problem, Sample, figures, states_answers, to_problems
-from rlvr_core.evaluation.study import PROBLEMS, RESULT, SETTINGS, read_problems
+from rlvr_core.evaluation.files import PROBLEMS, RESULT, SETTINGS, read_problems
+from rlvr_core.evaluation.problems import Problem, Sample, figures, to_problems
 from rlvr_core.options import Options
 from rlvr_core.policy.loading import save_model
 from rlvr_core.records import Example, Outcome, RewardItem, Rollout, RowKey
@@ -131,7 +131,7 @@ def test_a_row_of_problems_jsonl_is_read_back_as_it_was() -> None:
 
 def test_numbers_written_in_two_ways_are_one_answer() -> None:
     reward = MathReward(MathOptions())
-    assert states_answers(reward)
+    assert reward.states_answers
     assert reward.answer(r"so \boxed{0.5}") == reward.answer(r"\boxed{\frac{1}{2}}") is not None
     assert reward.answer(r"\boxed{3}") != reward.answer(r"\boxed{4}")
     assert reward.answer("no idea") is None
@@ -149,7 +149,7 @@ def test_the_first_reward_that_does_not_abstain_decides() -> None:
     outcomes = {"first": Outcome(None, "abstain"), "second": Outcome(1.0)}
     rollout = Rollout(RowKey(-1, 0, 0), Example("id", "p", "g"), (1,), (2,), (0.0,), "stop", True, 0, outcomes=outcomes)
     assert to_problems([rollout], [], rewards)[0].right == 1
-    assert not states_answers(rewards[0].reward)
+    assert not rewards[0].reward.states_answers
 
 
 # ------------------------------------------------------------------------------------------------------------- rlvr eval

@@ -16,9 +16,9 @@ from rlvr_core.records import Example, RewardItem
 from rlvr_core.rollout.prompts import PromptStream
 from rlvr_core.tasks import reasoning_gym as gym
 from rlvr_core.tasks.options_reasoning_gym import GymOptions, GymRewardOptions, GymSet
-from rlvr_core.tasks.reasoning_gym import ENTRY, GymTask, dealt
+from rlvr_core.tasks.reasoning_gym import GymTask, dealt
 from rlvr_core.tasks.reasoning_gym_reward import GymReward, is_arithmetic, refused
-from rlvr_core.tasks.reasoning_gym_rows import Wanted, make, make_here
+from rlvr_core.tasks.reasoning_gym_rows import ENTRY, Wanted, make, make_here
 from rlvr_core.tasks.sequences import InOrder, Mixed
 
 installed = pytest.importorskip("reasoning_gym", reason="needs rlvr[logic]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rlvr_core.evaluation.problems import Problem, figures, states_answers, to_problems
+from rlvr_core.evaluation.problems import Problem, figures, to_problems
 from rlvr_core.records import Rollout, Sampling
 from rlvr_core.rollout.collect import Roller
 from rlvr_core.rollout.prompts import Prompt
@@ -48,5 +48,5 @@ def draw_problems(roller: Roller, prompts: Sequence[Prompt], first: int, draws: 
 
 
 def counts_votes(roller: Roller) -> bool:
-    """Whether every reward says what a completion's answer is."""
-    return all(states_answers(weighted.reward) for weighted in roller.rewards if weighted.weight)
+    """Whether every reward that counts says what a completion's answer is."""
+    return all(weighted.reward.states_answers for weighted in roller.rewards if weighted.weight)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlvr_core.contracts import Reward
 from rlvr_core.evaluation.estimators import bootstrap, maj_at_k, pass_at_k
 from rlvr_core.records import Outcome, Rollout
 from rlvr_core.rollout.collect import WeightedReward
@@ -68,11 +67,6 @@ def deciding(rollout: Rollout, rewards: Sequence[WeightedReward]) -> tuple[Weigh
         if outcome.status != "abstain":
             return weighted, outcome
     return rewards[0], rollout.outcomes[rewards[0].label]
-
-
-def states_answers(reward: Reward) -> bool:
-    """Whether votes can be counted: the reward says what a completion's answer is."""
-    return type(reward).answer is not Reward.answer
 
 
 def to_sample(rollout: Rollout, rewards: Sequence[WeightedReward]) -> Sample:

@@ -15,6 +15,7 @@ class ExactReward(Reward):
     """1 for equal text, 0 otherwise; without a match of the pattern there is no answer."""
 
     options: ExactOptions
+    states_answers = True
 
     def __init__(self, options: ExactOptions) -> None:
         super().__init__(options)

@@ -23,6 +23,7 @@ class MathReward(Reward):
     """1 for a correct final answer, 0 otherwise; the status says whether there was no answer or none that could be understood."""
 
     options: MathOptions
+    states_answers = True
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order. Never raises for what a completion holds."""

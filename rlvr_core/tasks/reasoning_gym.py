@@ -14,11 +14,9 @@ from rlvr_core.records import Example
 from rlvr_core.tasks.difficulty import by_difficulty
 from rlvr_core.tasks.mixture import PART
 from rlvr_core.tasks.options_reasoning_gym import GymOptions, GymSet
-from rlvr_core.tasks.reasoning_gym_rows import INSTALL, Wanted, make
+from rlvr_core.tasks.reasoning_gym_rows import ENTRY, INSTALL, Wanted, make
 from rlvr_core.tasks.sequences import InOrder, Mixed, Share
 
-ENTRY = "reasoning_gym"
-"""Column with what the reward needs: the data set's name, its configuration, and the entry as it made it."""
 ORACLES = ("example_answer", "example_correct_answer", "possible_answer")
 """Where data sets with many right answers keep one of them."""
 

@@ -20,8 +20,7 @@ from rlvr_core.errors import DataError
 from rlvr_core.records import Outcome, RewardItem
 from rlvr_core.reward.extraction import find_box
 from rlvr_core.tasks.options_reasoning_gym import GymRewardOptions
-from rlvr_core.tasks.reasoning_gym import ENTRY
-from rlvr_core.tasks.reasoning_gym_rows import INSTALL
+from rlvr_core.tasks.reasoning_gym_rows import ENTRY, INSTALL
 
 MAX_ANSWER = 20_000
 """Characters of the longest answer that is scored; grids and lists of moves are long."""
@@ -45,6 +44,7 @@ class GymReward(Reward):
     """The data set's own score; it abstains from rows that Reasoning Gym did not make."""
 
     options: GymRewardOptions
+    states_answers = True
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order. Never raises for what a completion holds."""

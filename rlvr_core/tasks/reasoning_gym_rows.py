@@ -19,6 +19,8 @@ from typing import Any
 
 from rlvr_core.errors import DataError, nearest
 
+ENTRY = "reasoning_gym"
+"""Column with what the reward needs: the data set's name, its configuration, and the entry as it made it."""
 INSTALL = "pip install 'rlvr[logic]'"
 ATTEMPTS = 20
 """Problems made for each that is wanted, before a data set counts as exhausted."""
