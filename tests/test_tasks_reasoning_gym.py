@@ -15,6 +15,7 @@ from rlvr_core.errors import DataError
 from rlvr_core.records import Example, RewardItem
 from rlvr_core.rollout.prompts import PromptStream
 from rlvr_core.tasks import reasoning_gym as gym
+from rlvr_core.tasks import reasoning_gym_reward as gym_reward
 from rlvr_core.tasks.options_reasoning_gym import GymOptions, GymRewardOptions, GymSet
 from rlvr_core.tasks.reasoning_gym import GymTask, dealt
 from rlvr_core.tasks.reasoning_gym_reward import GymReward, is_arithmetic, refused
@@ -189,6 +190,11 @@ def test_rows_of_other_tasks_are_not_judged() -> None:
 def test_a_scorer_that_fails_on_an_answer_finds_it_wrong(sum_of_two: Example) -> None:
     broken = Example("x", "p", "7", {ENTRY: {"dataset": "chain_sum", "config": {}, "entry": {"metadata": {}}}})
     assert score(broken, "<answer>7</answer>") == (0.0, "unparsed")
+
+
+def test_a_scorer_that_gives_no_number_finds_it_wrong(sum_of_two: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gym_reward, "scorer", lambda dataset, config: lambda answer, entry: float("nan"))
+    assert score(sum_of_two, "<answer>7</answer>") == (0.0, "unparsed")
 
 
 @pytest.mark.parametrize(

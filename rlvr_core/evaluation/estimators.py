@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -88,8 +89,9 @@ def _undefeated(m: int, wrong: Sequence[int], silent: int, left: int, p: float) 
     return float((ways[:, left] / np.arange(1, len(ways) + 1)).sum())
 
 
+@lru_cache(maxsize=4096)
 def _binomial(n: int, p: float) -> npt.NDArray[np.float64]:
-    """[n+1] probabilities of 0 to n successes."""
+    """[n+1] probabilities of 0 to n successes; not to be written to."""
     x = np.arange(n + 1)
     if p >= 1.0:
         return np.asarray(x == n, dtype=np.float64)

@@ -87,6 +87,8 @@ class GymReward(Reward):
             raise
         except Exception as error:  # a scorer that fails on an answer has not found it right
             return Outcome(0.0, "unparsed", f"the data set's scorer fails: {type(error).__name__}")
+        if not math.isfinite(value):
+            return Outcome(0.0, "unparsed", f"the data set's scorer gives {value}")
         if not self.options.partial:
             value = float(value >= 1.0)
         return Outcome(value, reason=f"{made['dataset']} gives {value:g}")
