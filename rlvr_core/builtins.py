@@ -5,8 +5,9 @@ from __future__ import annotations
 from rlvr_core.components import options as o
 from rlvr_core.hookspecs import Register, hookimpl
 from rlvr_core.reward.options import CodeOptions, ExactOptions, FormatOptions, FunctionOptions, LengthOptions, MathOptions
-from rlvr_core.tasks.options import HubOptions, JsonlOptions
+from rlvr_core.tasks.options import HubOptions, JsonlOptions, MixtureOptions
 from rlvr_core.tasks.options_arithmetic import ArithmeticOptions
+from rlvr_core.tasks.options_reasoning_gym import GymOptions, GymRewardOptions
 
 RLVR_API = 1
 
@@ -24,6 +25,18 @@ def register_tasks(register: Register) -> None:
     register("jsonl", "rlvr_core.tasks.jsonl:JsonlTask", options=JsonlOptions, summary="rows of a local JSON-lines file")
     register(
         "hub", "rlvr_core.tasks.hub:HubTask", options=HubOptions, summary="a data set on the hub or in a folder, through datasets"
+    )
+    register(
+        "mixture",
+        "rlvr_core.tasks.mixture:MixtureTask",
+        options=MixtureOptions,
+        summary="several tasks as one, each with a weight",
+    )
+    register(
+        "reasoning_gym",
+        "rlvr_core.tasks.reasoning_gym:GymTask",
+        options=GymOptions,
+        summary="problems made by Reasoning Gym, of any of its data sets (needs rlvr[logic])",
     )
 
 
@@ -71,6 +84,12 @@ def register_rewards(register: Register) -> None:
         "rlvr_core.reward.form:LengthReward",
         options=LengthOptions,
         summary="1 where the completion's length is within bounds",
+    )
+    register(
+        "reasoning_gym",
+        "rlvr_core.tasks.reasoning_gym_reward:GymReward",
+        options=GymRewardOptions,
+        summary="the score of the Reasoning Gym data set that made the problem",
     )
 
 

@@ -173,6 +173,9 @@ class Reward(Component, ABC):
         """Load what the first completion would need, once in each process that scores. Returns what the user should be warned of."""
         return ()
 
+    states_answers: bool = False
+    """Whether ``answer`` finds answers; otherwise there is no vote."""
+
     @abstractmethod
     def score(self, items: Sequence[RewardItem]) -> Sequence[Outcome]:
         """One outcome an item, in order. A bad completion is an outcome; an exception is taken for status ``error``, an RlvrError ends
@@ -180,6 +183,13 @@ class Reward(Component, ABC):
 
     def as_completion(self, gold: str) -> str | None:
         """The gold written as a completion that must get full marks; None where the reward cannot be checked so."""
+        return None
+
+    def answer(self, completion: str) -> str | None:
+        """What the reward takes for the completion's answer, written so that equal answers are equal text; None where it finds none.
+
+        Votes (maj@k) are counted by it, where ``states_answers``.
+        """
         return None
 
 

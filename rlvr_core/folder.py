@@ -82,11 +82,15 @@ def create(output: Path, resolved: Resolved, catalogue: Catalogue, command: str)
 
 def manifest(resolved: Resolved, catalogue: Catalogue, command: str) -> dict[str, Any]:
     """What it would take to do the run again."""
+    return {"command": command, **environment(catalogue, resolved.spec.seed)}
+
+
+def environment(catalogue: Catalogue, seed: int) -> dict[str, Any]:
+    """Seed, versions, machine and place."""
     import torch
 
     return {
-        "command": command,
-        "seed": resolved.spec.seed,
+        "seed": seed,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in REPORTED_PACKAGES},
         "plugins": {component.distribution: component.version for component in catalogue},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,9 @@ class Options(BaseModel):
 
     Unknown keys are errors, values are strict about type (``"3"`` is not an integer) and frozen after validation.
     """
+
+    PARTS: ClassVar[Mapping[str, str]] = {}
+    """Options that hold components of their own, by label: option -> kind. Each is checked as a part of the spec is, `weight` included."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 

@@ -226,9 +226,7 @@ class _Run:
         if not self.parts.held_out:
             return
         with self.training.clock.timed("eval"):
-            found = evaluate(
-                self.training.roller, self.parts.held_out, self.resolved.spec.evaluation.samples, self.parts.evaluation
-            )
+            found = evaluate(self.training.roller, self.parts.held_out, self.parts.evaluation)
         if self.main:
             name = when.replace(" ", "-")
             folder.write_rollouts(self.output / "eval" / f"{name}.jsonl", found.rollouts)

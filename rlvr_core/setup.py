@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
+from rlvr_core.evaluation.evaluate import Draws
 from rlvr_core.events import Event, Notice
 from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
@@ -30,7 +31,7 @@ from rlvr_core.reward.alarm import Alarm
 from rlvr_core.reward.scoring import Scoring, start_scoring
 from rlvr_core.rollout.collect import Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
-from rlvr_core.spec.model import LearnerSection, ModelSection
+from rlvr_core.spec.model import DrawingSection, EvaluationSection, LearnerSection, LoadedModel, ModelSection
 from rlvr_core.spec.resolve import Resolved
 from rlvr_core.tasks.prompts import encode, fitting
 
@@ -44,7 +45,7 @@ class Setup:
     training: Training
     tokenizer: PreTrainedTokenizerBase
     held_out: list[Prompt]
-    evaluation: Sampling
+    evaluation: Draws
     task: Task
     source: str
     """Where the model was loaded from."""
@@ -99,7 +100,7 @@ def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event],
     sampling = Sampling(
         rollout.temperature, rollout.max_completion_length, ends, tuple(rollout.stop), spec.seed, rollout.min_completion_length
     )
-    greedy_or_not = replace(sampling, temperature=spec.evaluation.temperature, seed=seed_of("evaluation", spec.seed))
+    draws = evaluation_draws(spec.evaluation, rollout, ends, spec.seed)
     training = Training(
         spec,
         objective,
@@ -114,10 +115,23 @@ def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event],
     )
     number = len(held_out) if spec.evaluation.problems is None else min(spec.evaluation.problems, len(held_out))
     prompts = [Prompt(held_out[i], encoded(held_out[i])) for i in range(number)]
-    return Setup(training, tokenizer, prompts, greedy_or_not, task, source, scoring)
+    return Setup(training, tokenizer, prompts, draws, task, source, scoring)
 
 
-def model_source(options: ModelSection, accelerator: Accelerator, tell: Callable[[Event], None]) -> str:
+def evaluation_draws(options: EvaluationSection, drawing: DrawingSection, ends: tuple[int, ...], seed: int) -> Draws:
+    """What an evaluation draws, in training and outside."""
+    sampling = Sampling(
+        options.temperature,
+        drawing.max_completion_length,
+        ends,
+        tuple(drawing.stop),
+        seed_of("evaluation", seed),
+        drawing.min_completion_length,
+    )
+    return Draws(options.samples, sampling, options.ks, options.greedy)
+
+
+def model_source(options: LoadedModel, accelerator: Accelerator, tell: Callable[[Event], None]) -> str:
     """Folder or hub name to load. The embedded model is made once, by one process."""
     if options.name != EMBEDDED:
         return options.name
@@ -168,11 +182,16 @@ def build_learner(
 
 
 def autocast_dtype(options: LearnerSection, accelerator: Accelerator) -> torch.dtype | None:
+    """The dtype that the learner's forwards are computed in, where it is not the weights' own."""
+    return autocast_for(options.mixed_precision, accelerator)
+
+
+def autocast_for(mixed_precision: str, accelerator: Accelerator) -> torch.dtype | None:
     """bf16 where it was asked for, or where the device has it and nothing was said."""
-    if options.mixed_precision == "bf16":
+    if mixed_precision == "bf16":
         return torch.bfloat16
     capable = accelerator.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if options.mixed_precision == "auto" and capable else None
+    return torch.bfloat16 if mixed_precision == "auto" and capable else None
 
 
 def build_modules(parts: Mapping[str, Differentiable], policy: PreTrainedModel, seed: int) -> dict[str, nn.Module]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlvr_core.errors import DataError
+from rlvr_core.evaluation.estimators import bootstrap, pass_at_k
 from rlvr_core.testing.evaluate import evaluate
 
 FOLDER = Path(__file__).parent / "golden"
@@ -355,8 +357,31 @@ def test_ppo_equals_its_sources(name: str) -> None:
     close(gradients["values"], expected["grad.values"], case, "gradient")
 
 
+@pytest.mark.parametrize("name", ["pass_at_k__table_small", "pass_at_k__table_humaneval"])
+def test_pass_at_k_equals_exact_fractions(name: str) -> None:
+    case = CASES[name]
+    inputs, expected = tensors_of(case, "in."), tensors_of(case, "out.")
+    rows = zip(*(inputs[key].tolist() for key in ("n", "c", "k")), strict=True)
+    close(torch.tensor([pass_at_k(*row) for row in rows], dtype=torch.float64), expected["pass_at_k"], case, "pass@k")
+
+
+def test_pass_at_k_over_problems_is_the_mean_of_each() -> None:
+    case = CASES["pass_at_k__mean_over_problems"]
+    inputs, expected = tensors_of(case, "in."), tensors_of(case, "out.")
+    rows = zip(inputs["n"].tolist(), inputs["c"].tolist(), strict=True)
+    values = [pass_at_k(n, c, case["params"]["k"]) for n, c in rows]
+    close(torch.tensor(bootstrap([values])[0].mean, dtype=torch.float64), expected["mean_pass_at_k"], case, "mean")
+
+
+def test_pass_at_k_beyond_the_samples_is_refused() -> None:
+    inputs = tensors_of(CASES["pass_at_k__k_larger_than_n"], "in.")
+    for row in zip(*(inputs[key].tolist() for key in ("n", "c", "k")), strict=True):
+        with pytest.raises(DataError, match=f"k is {row[2]}, but only {row[0]} samples"):
+            pass_at_k(*row)
+
+
 def test_every_case_is_looked_at_or_left_out_for_a_reason() -> None:
     looked_at = {"popo_weights", "popo_loss", "popo_predictor", "popo_ema", "popo_end_to_end", "policy_loss", "advantages", "kl", "ppo",
-                 "rollout_correction", "selective_logprob_entropy"}  # fmt: skip
+                 "rollout_correction", "selective_logprob_entropy", "pass_at_k"}  # fmt: skip
     assert {case["family"] for case in CASES.values()} == looked_at
     assert set(LEFT_OUT) <= set(CASES)

@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from rlvr_core.components.options import CorrectionOptions, NoOptions
+from rlvr_core.components.options import TransformersEngineOptions as EngineOptions
 from rlvr_core.components.parts import AllSampler, Entropy, KlReward, TruncatedCorrection
 from rlvr_core.contracts import CreditAssigner, Loss, Needs, Observer, Regulariser, Reward, Sampler, Shaper, Task
 from rlvr_core.events import Event, StepFinished
@@ -563,13 +564,6 @@ class Shuffles(Sums):
 class Leaks(Sums):
     def evaluation(self) -> Sequence[Example]:
         return [replace(row, id=f"e{row.id}") for row in self.train()]
-
-
-class EngineOptions(Options):
-    """As core's engine has them."""
-
-    max_rows: int = option(512, "rows")
-    shrink: float = option(0.125, "share")
 
 
 def changed(change: Callable[[list[Completion]], list[Completion]]) -> Callable[..., list[Completion]]:

@@ -104,10 +104,10 @@ class AskAll(Sampler):
 def test_the_sampler_never_sees_a_dropped_rollout() -> None:
     rollouts = settled(rolled([OK, failed("crash")], [failed("error"), OK]))
     sampler = AskAll(Options())
-    collected = collect(lambda prompts, first: rollouts, sampler, 2, 0)
+    collected = collect(lambda prompts, first: rollouts, sampler.select, 2, 0)
     assert [r.key.sample for r in sampler.seen] == [0, 1]
     assert collected.drawn == tuple(rollouts)
-    nothing = collect(lambda prompts, first: [replace(r, dropped="all") for r in rollouts], sampler, 2, 0)
+    nothing = collect(lambda prompts, first: [replace(r, dropped="all") for r in rollouts], sampler.select, 2, 0)
     assert (nothing.scored, nothing.kept, len(nothing.drawn)) == ((), (), 4)
 
 
@@ -122,13 +122,13 @@ def test_the_control_deals_rewards_to_those_that_count() -> None:
 
 def test_metrics_have_the_share_of_each_status_and_means_of_what_counts() -> None:
     rollouts = settled(rolled([OK, failed("crash"), failed("timeout"), failed("no_answer", 0.0)]))
-    found = rollout_metrics(collect(lambda prompts, first: rollouts, AskAll(Options()), 1, 0))
+    found = rollout_metrics(collect(lambda prompts, first: rollouts, AskAll(Options()).select, 1, 0))
     assert {k: v for k, v in found.items() if k.startswith("reward/math") and v} == {
         "reward/math/mean": pytest.approx(1 / 3),
         **{f"reward/math/{status}": 0.25 for status in ("ok", "crash", "timeout", "no_answer")},
     }
     assert (found["reward/dropped"], found["reward/mean"], found["select/scored"]) == (0.25, pytest.approx(1 / 3), 4.0)
-    empty = rollout_metrics(collect(lambda p, f: [replace(r, dropped="x") for r in rollouts], AskAll(Options()), 1, 0))
+    empty = rollout_metrics(collect(lambda p, f: [replace(r, dropped="x") for r in rollouts], AskAll(Options()).select, 1, 0))
     assert "reward/mean" not in empty
     assert all(math.isfinite(value) for value in empty.values())
 

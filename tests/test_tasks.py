@@ -23,7 +23,7 @@ from rlvr_core.tasks import hub
 from rlvr_core.tasks.hub import HubTask, looks_local
 from rlvr_core.tasks.jsonl import JsonlTask
 from rlvr_core.tasks.options import HubOptions, JsonlOptions
-from rlvr_core.tasks.prompts import PromptOptions, PromptTooLong, encode, fitting, placeholders, render
+from rlvr_core.tasks.prompts import PromptOptions, PromptTooLong, Shot, encode, fitting, placeholders, render
 from rlvr_core.tasks.rows import content_share, split, to_example
 
 GSM8K = [
@@ -238,7 +238,8 @@ def test_options_without_effect_are_named() -> None:
     assert "eval_fraction" in JsonlOptions(path="a", eval_path="b").inert()
     assert "eval_limit" in JsonlOptions(path="a", eval_fraction=0.0).inert()
     assert "eval_fraction" in HubOptions(path="a", eval_split="test").inert()
-    assert JsonlOptions(path="a").inert() == HubOptions(path="a").inert() == {}
+    without_rates = {"min_pass_rate", "max_pass_rate", "unmeasured"}
+    assert set(JsonlOptions(path="a").inert()) == set(HubOptions(path="a").inert()) == without_rates
 
 
 # ------------------------------------------------------------------------------------------------------------------- hub
@@ -520,9 +521,11 @@ def test_long_prompts_stop_the_run_or_are_left_out_as_the_spec_says() -> None:
 
 
 def test_prompt_options_without_effect_are_named() -> None:
-    assert set(PromptOptions(chat="off").inert()) == {"system", "too_long"}
-    assert set(PromptOptions(chat="off", template="{system} {prompt}", system="s", max_length=5).inert()) == set()
-    assert set(PromptOptions(max_length=5).inert()) == set()
+    assert set(PromptOptions(chat="off").inert()) == {"system", "too_long", "few_shot_separator"}
+    assert set(PromptOptions(chat="off", template="{system} {prompt}", system="s", max_length=5).inert()) == {
+        "few_shot_separator"
+    }
+    assert set(PromptOptions(max_length=5, few_shot=[Shot(prompt="p", completion="c")]).inert()) == set()
 
 
 def test_options_import_neither_torch_nor_datasets() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rlvr_core.cli.eval_command import evaluate
 from rlvr_core.cli.plan_command import plan
 from rlvr_core.cli.plugins_check_command import check
 from rlvr_core.cli.plugins_command import plugins_app
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("eval")(evaluate)
 app.command("score")(score)
 app.command("schema")(schema)
 app.command("report")(report)

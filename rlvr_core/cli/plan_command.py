@@ -222,6 +222,8 @@ def saving_lines(resolved: Resolved) -> Iterator[str]:
         drawn = (
             f"{evaluation.samples} completion{'s' if evaluation.samples > 1 else ''} at temperature {evaluation.temperature:g}"
         )
+        if evaluation.greedy:
+            drawn += " and one at 0"
         yield f"{which} x {drawn}: before step 1{often} and at the end -> {output}/eval"
     yield f"at the start: spec.yaml, manifest.json -> {output}"
     yield f"on the way, to observers: {', '.join(resolved.observers) or 'nobody'}"

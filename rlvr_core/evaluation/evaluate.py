@@ -1,17 +1,27 @@
-"""Score held-out problems with the policy as it is. The same code before, during and after training."""
+"""Score held-out problems with the policy as it is. The same code before, during and after training, and in `rlvr eval`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rlvr_core.evaluation.problems import Problem, figures, to_problems
 from rlvr_core.records import Rollout, Sampling
 from rlvr_core.rollout.collect import Roller
 from rlvr_core.rollout.prompts import Prompt
 
 EVALUATION_STEP = -1
 """The step in row keys of evaluations: each draws with the same random numbers, so two differ by their policies alone."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn of each problem, and asked of it. ``greedy``: one completion at temperature 0 besides."""
+
+    samples: int
+    sampling: Sampling
+    ks: tuple[int, ...] = (1,)
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,32 +32,21 @@ class Evaluation:
     rollouts: tuple[Rollout, ...]
 
 
-def is_right(rollout: Rollout, label: str) -> bool:
-    """A completion is right where the deciding reward gives full marks (1)."""
-    value = rollout.outcomes[label].value
-    return value is not None and value >= 1.0
+def evaluate(roller: Roller, prompts: Sequence[Prompt], draws: Draws) -> Evaluation:
+    """Every problem at once. On every rank; each ends with every figure."""
+    problems, rollouts = draw_problems(roller, prompts, 0, draws)
+    return Evaluation(figures(problems, draws.ks, counts_votes(roller)), tuple(rollouts))
 
 
-def evaluate(roller: Roller, prompts: Sequence[Prompt], samples: int, sampling: Sampling) -> Evaluation:
-    """Draw ``samples`` completions a problem. The spec's first reward decides what is right.
+def draw_problems(roller: Roller, prompts: Sequence[Prompt], first: int, draws: Draws) -> tuple[list[Problem], list[Rollout]]:
+    """Samples of some problems. ``first``: the number of the first among all; random numbers follow from it, not from the batch."""
+    rollouts = roller.roll(prompts, EVALUATION_STEP, first, draws.samples, draws.sampling)
+    greedy: list[Rollout] = []
+    if draws.greedy:
+        greedy = roller.roll(prompts, EVALUATION_STEP, first, 1, replace(draws.sampling, temperature=0.0))
+    return to_problems(rollouts, greedy, roller.rewards), rollouts
 
-    ``pass@1``: the mean over problems of the share of right completions; ``stderr``: its standard error over problems.
-    """
-    rollouts = roller.roll(prompts, EVALUATION_STEP, 0, samples, sampling)
-    label = roller.rewards[0].label
-    shares = [0.0] * len(prompts)
-    for rollout in rollouts:
-        shares[rollout.key.prompt] += is_right(rollout, label) / samples
-    mean = sum(shares) / len(shares)
-    variance = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
-    figures: dict[str, float | int] = {
-        "pass@1": mean,
-        "n": len(prompts),
-        "samples": samples,
-        "stderr": math.sqrt(variance / len(shares)),
-        "reward": sum(r.reward for r in rollouts) / len(rollouts),
-        "completion_length": sum(len(r.completion_ids) for r in rollouts) / len(rollouts),
-        "truncated": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
-        "no_answer": sum(r.outcomes[label].status in ("no_answer", "unparsed") for r in rollouts) / len(rollouts),
-    }
-    return Evaluation(figures, tuple(rollouts))
+
+def counts_votes(roller: Roller) -> bool:
+    """Whether every reward that counts says what a completion's answer is."""
+    return all(weighted.reward.states_answers for weighted in roller.rewards if weighted.weight)

@@ -25,6 +25,11 @@ def step_words(metrics: Mapping[str, Any], evaluated: float | None) -> str:
     return "  ".join(words)
 
 
+def headline(figures: Mapping[str, Any]) -> list[str]:
+    """The figures of an evaluation that people publish: those with an interval (avg@n is pass@1, so it is left out)."""
+    return [name for name in figures if f"{name}_low" in figures and not name.startswith("avg@")]
+
+
 class Progress(Observer):
     """Shows step, reward, positives, evaluation, speed and time left; a table at the end."""
 
@@ -88,7 +93,7 @@ class Progress(Observer):
         evaluation = summary.get("eval") or {}
         if evaluation:
             table = Table("", *evaluation)
-            for figure in ("pass@1", "reward", "completion_length", "truncated", "n"):
+            for figure in (*headline(next(iter(evaluation.values()))), "reward", "completion_length", "truncated", "n"):
                 cells = [result.get(figure) for result in evaluation.values()]
                 table.add_row(figure, *("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
             self.console.print(table)

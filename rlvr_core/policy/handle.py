@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlvr_core.learner.learner import Learner
+from rlvr_core.policy.root import Numerics
 
 
 class LocalPolicy:
@@ -47,3 +48,36 @@ class LocalPolicy:
     def held(self) -> AbstractContextManager[Any]:
         """Autocast from the outside: it keeps its copies of the weights until the outermost context ends."""
         return self._learner.root.numerics.context(self.model.device)
+
+
+class FixedPolicy:
+    """A model that nobody trains, for evaluations outside a run. Satisfies ``contracts.PolicyHandle``."""
+
+    version = 0
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numerics: Numerics) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._numerics = numerics
+
+    @property
+    def exact(self) -> bool:
+        """float32 or wider and no autocast."""
+        return self._numerics.autocast is None and torch.finfo(self.model.dtype).bits >= 32
+
+    @torch.no_grad()
+    def decode(self, **inputs: Any) -> Any:
+        """The model's forward, under the same autocast as in training."""
+        with self._numerics.context(self.model.device):
+            return self.model(**inputs)
+
+    @torch.no_grad()
+    def generate(self, **inputs: Any) -> Any:
+        """The model's own ``generate``, under the same autocast."""
+        with self._numerics.context(self.model.device):
+            generate: Any = self.model.generate
+            return generate(**inputs)
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Autocast from the outside: it keeps its copies of the weights until the outermost context ends."""
+        return self._numerics.context(self.model.device)

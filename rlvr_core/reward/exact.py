@@ -15,6 +15,7 @@ class ExactReward(Reward):
     """1 for equal text, 0 otherwise; without a match of the pattern there is no answer."""
 
     options: ExactOptions
+    states_answers = True
 
     def __init__(self, options: ExactOptions) -> None:
         super().__init__(options)
@@ -31,6 +32,11 @@ class ExactReward(Reward):
     def as_completion(self, gold: str) -> str | None:
         """The gold itself; None under a pattern, since what it wants around the answer is unknown."""
         return gold if self._pattern is None else None
+
+    def answer(self, completion: str) -> str | None:
+        """The text that is compared."""
+        found = self._answer(completion)
+        return None if found is None else self._form(found)
 
     def _score(self, item: RewardItem) -> Outcome:
         start = time.perf_counter()

@@ -23,6 +23,7 @@ class MathReward(Reward):
     """1 for a correct final answer, 0 otherwise; the status says whether there was no answer or none that could be understood."""
 
     options: MathOptions
+    states_answers = True
 
     def start(self) -> Sequence[str]:
         """Import and warm up the symbolic layer (half a second)."""
@@ -36,6 +37,13 @@ class MathReward(Reward):
     def as_completion(self, gold: str) -> str:
         """A completion that states this gold."""
         return boxed(gold)
+
+    def answer(self, completion: str) -> str | None:
+        """The final answer in normal form; of a number its value."""
+        found = extract(completion, self.options.require_box).answer
+        form = normal_form(found) if found is not None else ""
+        number = as_number(form)
+        return (form or None) if number is None else str(number)
 
     def _score(self, item: RewardItem) -> Outcome:
         start = time.perf_counter()

@@ -248,6 +248,7 @@ class PooledReward(Reward):
     def __init__(self, label: str, reward: Reward, pool: Pool) -> None:
         super().__init__(reward.options)
         self._label, self._reward, self._pool = label, reward, pool
+        self.states_answers = reward.states_answers
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order."""
@@ -256,6 +257,10 @@ class PooledReward(Reward):
     def as_completion(self, gold: str) -> str | None:
         """As the reward says."""
         return self._reward.as_completion(gold)
+
+    def answer(self, completion: str) -> str | None:
+        """As the reward says."""
+        return self._reward.answer(completion)
 
 
 def builder(reward: type[Reward], options: Any) -> Callable[[], Reward]:

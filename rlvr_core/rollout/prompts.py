@@ -8,6 +8,7 @@ from typing import Any
 
 from rlvr_core.randomness import permutation
 from rlvr_core.records import Example
+from rlvr_core.tasks.sequences import InOrder, Mixed
 
 
 @dataclass(frozen=True)
@@ -29,26 +30,24 @@ def prompt_text(example: Example) -> str:
 
 
 class PromptStream:
-    """Training problems in an order that follows from the seed: shuffled anew each pass, resumed exactly by its position."""
+    """Training problems in an order that follows from the seed and the position alone, so it is resumed exactly by its position."""
 
     def __init__(self, examples: Sequence[Example], encode: Callable[[Example], tuple[int, ...]], seed: int) -> None:
         self.examples = examples
         self.encode = encode
-        self.seed = seed
         self.position = 0
-        self._epoch = -1
-        self._order: list[int] = []
+        self._drawing: _Deck | _Turns = (
+            _Turns(examples, seed) if isinstance(examples, Mixed) else _Deck(examples, "prompts", seed)
+        )
 
     def draw(self, number: int) -> list[Prompt]:
         """The next prompts."""
         return [Prompt(example, self.encode(example)) for example in (self._next() for _ in range(number))]
 
     def _next(self) -> Example:
-        epoch, index = divmod(self.position, len(self.examples))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, permutation(len(self.examples), "prompts", self.seed, epoch)
+        example = self._drawing.at(self.position)
         self.position += 1
-        return self.examples[self._order[index]]
+        return example
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -57,3 +56,43 @@ class PromptStream:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.position = int(state["position"])
+
+
+class _Deck:
+    """One source, pass after pass: shuffled anew each time, or as it stands where its order is meant."""
+
+    def __init__(self, examples: Sequence[Example], *name: int | str) -> None:
+        self.examples, self.name = examples, name
+        self._epoch = -1
+        self._order: Sequence[int] = range(len(examples))
+
+    def at(self, position: int) -> Example:
+        """The problem at a place of the endless sequence of passes."""
+        epoch, index = divmod(position, len(self.examples))
+        if epoch != self._epoch and not isinstance(self.examples, InOrder):
+            self._order = permutation(len(self.examples), *self.name, epoch)
+        self._epoch = epoch
+        return self.examples[self._order[index]]
+
+
+class _Turns:
+    """A mixture: the next prompt is of the part that is furthest behind its share, so no stretch is far off."""
+
+    def __init__(self, examples: Mixed, seed: int) -> None:
+        self._parts = [(part.share, _Deck(part.examples, "prompts", seed, part.label)) for part in examples.parts]
+        self._position = 0
+        self._drawn = [0] * len(self._parts)
+
+    def at(self, position: int) -> Example:
+        """The problem at a place; going back counts from the start."""
+        if position < self._position:
+            self._position, self._drawn = 0, [0] * len(self._parts)
+        while self._position < position:
+            self._drawn[self._turn()] += 1
+            self._position += 1
+        turn = self._turn()
+        return self._parts[turn][1].at(self._drawn[turn])
+
+    def _turn(self) -> int:
+        owed = [share * (self._position + 1) - drawn for (share, _), drawn in zip(self._parts, self._drawn, strict=True)]
+        return owed.index(max(owed))

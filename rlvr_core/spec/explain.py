@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rlvr_core.errors import nearest
-from rlvr_core.spec.model import Spec
 from rlvr_core.spec.source import KeyPath
 
 REQUIRED = {
@@ -24,7 +23,7 @@ def explain(item: Any, path: KeyPath, model: type[Any]) -> tuple[KeyPath, str]:
     if item["type"] == "extra_forbidden":
         return where, f"unknown key; {_belongs(model, loc) or nearest(loc[-1], _keys_at(model, loc[:-1]))}"
     if item["type"] == "missing":
-        return where, f"is required; {REQUIRED[loc[-1]]}" if model is Spec and loc[-1] in REQUIRED else "is required"
+        return where, f"is required; {REQUIRED[loc[-1]]}" if len(where) == 1 and loc[-1] in REQUIRED else "is required"
     if item["type"] in ("dict_type", "model_type"):
         return where, f"write a mapping, as {{name: {value}}}" if isinstance(value, str) else "write a mapping of keys to values"
     message = item["msg"].removeprefix("Value error, ")

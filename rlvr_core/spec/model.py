@@ -18,8 +18,8 @@ from rlvr_core.tasks.prompts import PromptOptions
 Dtype = Literal["float32", "bfloat16"]
 
 
-class ModelSection(Options):
-    """The policy's starting point."""
+class LoadedModel(Options):
+    """A model, and how it is loaded."""
 
     name: str = option(description="a Hugging Face folder or hub name; `embedded` is the small model made on the spot")
     dtype: Dtype = option(
@@ -27,17 +27,17 @@ class ModelSection(Options):
     )
     attn_implementation: str | None = option(None, "attention implementation, as transformers names them; unset: its choice")
     trust_remote_code: bool = option(False, "run code that the model's repository brings")
+
+
+class ModelSection(LoadedModel):
+    """The policy's starting point."""
+
     gradient_checkpointing: bool = option(False, "recompute activations in backward: less memory, about a third more time")
 
 
-class RolloutSection(Options):
-    """How completions are drawn."""
+class DrawingSection(Options):
+    """How a completion is drawn, in training and in evaluations."""
 
-    prompts_per_step: int = option(16, "prompts drawn in a step", ge=1)
-    group_size: int = Field(
-        8, ge=1, validation_alias=AliasChoices("group_size", "num_generations"), description="rollouts of each prompt",
-        json_schema_extra={"symbol": "G"},
-    )  # fmt: skip
     max_completion_length: int = option(1024, "tokens of a completion at most, the end token included", ge=1)
     min_completion_length: int = option(
         0,
@@ -45,9 +45,19 @@ class RolloutSection(Options):
         "as the sampled ones are then not the policy's own",
         ge=0,
     )
-    temperature: float = option(1.0, "sampling temperature; log-probs are taken at it throughout", gt=0.0)
     stop: list[str] = option([], "strings that end a completion, besides the model's end tokens")
     engine: Part = option({"name": "transformers"}, "rollout engine and its options")
+
+
+class RolloutSection(DrawingSection):
+    """How completions are drawn."""
+
+    prompts_per_step: int = option(16, "prompts drawn in a step", ge=1)
+    group_size: int = Field(
+        8, ge=1, validation_alias=AliasChoices("group_size", "num_generations"), description="rollouts of each prompt",
+        json_schema_extra={"symbol": "G"},
+    )  # fmt: skip
+    temperature: float = option(1.0, "sampling temperature; log-probs are taken at it throughout", gt=0.0)
     max_refills: int = option(4, "rounds of more prompts that a sampler or `on_empty: resample` may ask for in a step", ge=0)
     on_empty: Literal["skip", "resample", "stop"] = option(
         "skip", "a step without signal (nothing kept, or all credit zero): count it and go on, draw other prompts, or end the run"
@@ -129,15 +139,40 @@ class EvaluationSection(Options):
 
     problems: int | None = option(None, "held-out problems used, from the front; null: all; 0: no evaluation", ge=0)
     samples: int = option(1, "completions drawn for each problem", ge=1, symbol="n")
+    k: list[int] | None = option(
+        None,
+        "samples of which one must be right (pass@k), or most must agree on the right answer (maj@k); null: 1 and all samples",
+    )
+    greedy: bool = option(False, "draw one completion at temperature 0 of each problem too")
     temperature: float = option(1.0, "sampling temperature; 0 is greedy", ge=0.0)
     every: int = option(0, "evaluate after every so many steps too; 0: only before and after", ge=0)
 
     def inert(self) -> Mapping[str, str]:
-        off = {"samples", "temperature", "every"} if self.problems == 0 else set()
+        off = {"samples", "k", "greedy", "temperature", "every"} if self.problems == 0 else set()
         reasons = dict.fromkeys(off, "evaluation.problems is 0")
-        if self.temperature == 0.0 and self.samples > 1:
-            reasons["samples"] = "greedy completions of a problem (temperature 0) are all the same"
+        if self.temperature == 0.0:
+            reasons |= {"greedy": "the samples are greedy themselves (temperature 0)"}
+            if self.samples > 1:
+                reasons["samples"] = "greedy completions of a problem (temperature 0) are all the same"
         return reasons
+
+    @field_validator("k")
+    @classmethod
+    def _within_samples(cls, k: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        """An empty list or a number below 1 asks for nothing; one above ``samples`` cannot be estimated."""
+        samples = info.data.get("samples")
+        if k is not None and (not k or min(k) < 1):
+            raise ValueError("write numbers of samples, each at least 1, as [1, 8]")
+        if k is not None and samples is not None and max(k) > samples:
+            raise ValueError(
+                f"k is {max(k)}, but only {samples} samples are drawn of a problem; raise evaluation.samples or lower k"
+            )
+        return k
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The numbers that pass@k and maj@k are reported for."""
+        return tuple(sorted({1, self.samples} if self.k is None else set(self.k)))
 
 
 class CheckpointSection(Options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -124,15 +124,14 @@ class Resolved:
 
 def resolve(source: Source, catalogue: Catalogue) -> Resolved:
     """Check a spec against core's model and the installed plugins' own. Raises SpecError with a line for every mistake."""
-    return _Resolver(source, catalogue).resolve()
+    return Resolver(source, catalogue).resolve()
 
 
 def checked_options(model: type[M], source: Source) -> M:
     """A component's options from a source that holds nothing else. Raises SpecError with a line for every mistake."""
-    resolver = _Resolver(source, Catalogue())
+    resolver = Resolver(source, Catalogue())
     options = resolver.check(model, source.data, ())
-    if resolver.mistakes:
-        raise SpecError(*resolver.mistakes.values())
+    resolver.finish()
     assert options is not None  # no mistakes
     return options
 
@@ -143,35 +142,30 @@ def resolve_reward(name: str, changes: Iterable[tuple[KeyPath, Any, str]], catal
     source = Source({"rewards": {name: {"name": name}}, "scoring": {}}, {}, f"--reward {name}")
     for path, value, origin in changes:
         source.set(path if path[0] == "scoring" else ("rewards", name, *path), value, origin)
-    return _Resolver(source, catalogue).reward(name)
+    return Resolver(source, catalogue).reward(name)
 
 
-class _Resolver:
-    """Collects mistakes, so that a user sees all of them at once."""
+class Resolver:
+    """Collects mistakes, so that a user sees all of them at once. ``model``: what the whole spec is checked against."""
 
-    def __init__(self, source: Source, catalogue: Catalogue) -> None:
+    def __init__(self, source: Source, catalogue: Catalogue, model: type[Options] = Spec) -> None:
         self.source = source
         self.catalogue = catalogue
+        self.model = model
         self.mistakes: dict[KeyPath, str] = {}
 
     def resolve(self) -> Resolved:
         """Core's sections, then every part, also where a section has mistakes."""
         spec = self.check(Spec, self.source.data, ())
         objective, task, engine = self.objective(), self.task(), self.engine()
-        rewards = self.labelled("reward", self.written("rewards"), ("rewards",))
-        observers = self.observers()
-        if self.written("rewards") == {}:
-            self.mistake(("rewards",), "a run needs at least one reward")
-        elif rewards and all(bound.weight == 0 for bound in rewards.values()):
-            self.mistake(("rewards",), "every weight is 0, so every reward would be 0; give one another weight")
-        if self.mistakes:
-            raise SpecError(*self.mistakes.values())
+        rewards, observers = self.rewards(), self.observers()
+        self.finish()
         assert spec and objective and task and engine  # no mistakes, so each is there
         return Resolved(spec, objective, task, engine, rewards, observers)
 
     def reward(self, name: str) -> tuple[Bound, ScoringSection]:
         """One reward without a run: its weight and what becomes of outcomes have no effect."""
-        bound = self.part("reward", self.source.data["rewards"][name], ("rewards", name))
+        bound = self.part("reward", self.source.data["rewards"][name], ("rewards", name), weighted=True)
         scoring = self.check(ScoringSection, self.source.data["scoring"], ("scoring",))
         idle = [
             ("rewards", name, "weight"),
@@ -180,15 +174,28 @@ class _Resolver:
         for path in idle:
             if self.source.said(path):
                 self.mistake(path, "has no effect outside a run; remove it")
-        if self.mistakes:
-            raise SpecError(*self.mistakes.values())
+        self.finish()
         assert bound and scoring  # no mistakes, so each is there
         return bound, scoring
 
     def written(self, key: str) -> Any:
         """A section as the user wrote it, or its default; None where it is no mapping, which is a mistake already noted."""
-        data = self.source.data.get(key, Spec.model_fields[key].default)
+        data = self.source.data.get(key, self.model.model_fields[key].default)
         return data if isinstance(data, dict) else None
+
+    def finish(self) -> None:
+        """Raise SpecError with every mistake, where there is any."""
+        if self.mistakes:
+            raise SpecError(*self.mistakes.values())
+
+    def rewards(self) -> dict[str, Bound]:
+        """The rewards; at least one that counts."""
+        rewards = self.labelled("reward", self.written("rewards"), ("rewards",), weighted=True)
+        if self.written("rewards") == {}:
+            self.mistake(("rewards",), "a run needs at least one reward")
+        elif rewards and all(bound.weight == 0 for bound in rewards.values()):
+            self.mistake(("rewards",), "every weight is 0, so every reward would be 0; give one another weight")
+        return rewards
 
     def task(self) -> Bound | None:
         """The task."""
@@ -236,14 +243,16 @@ class _Resolver:
             if isinstance(child, Options):
                 self.refuse_inert(child, (*path, key))
 
-    def part(self, kind: str, part: Part | None, path: KeyPath, default_name: str | None = None) -> Bound | None:
-        """One component with its options."""
+    def part(
+        self, kind: str, part: Part | None, path: KeyPath, default_name: str | None = None, *, weighted: bool = False
+    ) -> Bound | None:
+        """One component with its options. ``weighted``: a weight stands beside them."""
         if not isinstance(part, dict):
             self.mistake(path, f"write a mapping with a name, as {{name: {part if isinstance(part, str) else '...'}}}")
             return None
         options = self.own(part, path, default_name)
         name = options.pop("name", default_name)
-        weight = options.pop("weight", 1.0) if kind == "reward" else None
+        weight = options.pop("weight", 1.0) if weighted else None
         if not isinstance(name, str):
             self.mistake(path, f"needs a name; {nearest('', self.catalogue.names(kind))}")
             return None
@@ -256,16 +265,31 @@ class _Resolver:
             self.mistake((*path, "name") if "name" in part else path, str(error))
             return None
         checked = self.check(component.options, options, path)
-        return None if checked is None else Bound(path[-1], path, component, checked, None if weight is None else float(weight))
+        bound = None if checked is None else Bound(path[-1], path, component, checked, None if weight is None else float(weight))
+        return bound if bound is None else self.with_parts(bound)
+
+    def with_parts(self, bound: Bound) -> Bound | None:
+        """The parts that a component's own options hold, checked and written out whole."""
+        whole: dict[str, Any] = {}
+        for key, kind in bound.options.PARTS.items():
+            parts = getattr(bound.options, key)
+            found = self.labelled(kind, parts, (*bound.path, key), weighted=True)
+            if len(found) < len(parts):
+                return None
+            whole[key] = {label: inner.as_dict() for label, inner in found.items()}
+        return replace(bound, options=bound.options.model_copy(update=whole)) if whole else bound
 
     def own(self, part: Part, path: KeyPath, standing: str | None) -> Part:
         """The part without options that were said of the one that stands there by default, before ``--set`` named another."""
         stale = self.source.renamed.get(path, set()) if standing is not None and part.get("name") != standing else set()
         return {key: value for key, value in part.items() if key not in stale}
 
-    def labelled(self, kind: str, parts: Mapping[str, Part] | None, path: KeyPath) -> dict[str, Bound]:
+    def labelled(self, kind: str, parts: Mapping[str, Part] | None, path: KeyPath, *, weighted: bool = False) -> dict[str, Bound]:
         """Components by label."""
-        bounds = {label: self.part(kind, part, (*path, label), default_name=label) for label, part in (parts or {}).items()}
+        bounds = {
+            label: self.part(kind, part, (*path, label), default_name=label, weighted=weighted)
+            for label, part in (parts or {}).items()
+        }
         return {label: bound for label, bound in bounds.items() if bound is not None}
 
     def objective(self) -> ResolvedObjective | None:

@@ -150,11 +150,13 @@ def component_schema(component: Component, preset: Mapping[str, Any], *, name_re
         described = _with_symbol(schema)
         properties[key] = {**described, "default": preset[key]} if key in preset else described
     required = [key for key, info in component.options.model_fields.items() if info.is_required() and key not in preset]
+    extra = component.options.model_config.get("json_schema_extra")
     return {
         "description": component.summary,
         "properties": properties,
         "required": ["name", *required] if name_required else required,
         "additionalProperties": False,
+        **(extra if isinstance(extra, dict) else {}),
     }
 
 

@@ -123,7 +123,7 @@ class Source:
 def holds_part(path: KeyPath) -> bool:
     """Whether a component, or an objective, stands here. (The model's section has a name too, but is no part.)"""
     match path:
-        case ("task",) | ("objective",) | ("rollout", "engine") | ("rewards", _) | ("observers", _):
+        case ("task",) | ("objective",) | ("rollout", "engine") | ("rewards", _) | ("observers", _) | ("task", _, _):
             return True
         case ("objective", slot):
             return slot in SINGLE_SLOTS

@@ -27,9 +27,9 @@ class HubTask(RowTask):
 
     options: HubOptions
 
-    def read_train(self) -> list[Example]:
-        """Rows of ``split``."""
-        return self._read(self.options.split)
+    def read_train(self) -> list[Example] | None:
+        """Rows of ``split``, where set."""
+        return None if self.options.split is None else self._read(self.options.split)
 
     def read_eval(self) -> list[Example] | None:
         """Rows of ``eval_split``, where set."""
@@ -38,7 +38,7 @@ class HubTask(RowTask):
     def source(self) -> str:
         """Data set, configuration and splits."""
         o = self.options
-        splits = o.split if o.eval_split is None else f"{o.split} and {o.eval_split}"
+        splits = " and ".join(split for split in (o.split, o.eval_split) if split is not None)
         return f"{o.path}{'' if o.config is None else f' ({o.config})'} {splits}"
 
     def _read(self, split: str) -> list[Example]:

@@ -17,9 +17,9 @@ class JsonlTask(RowTask):
 
     options: JsonlOptions
 
-    def read_train(self) -> list[Example]:
-        """Rows of ``path``."""
-        return read_jsonl(self.options.path, self.options)
+    def read_train(self) -> list[Example] | None:
+        """Rows of ``path``, where set."""
+        return None if self.options.path is None else read_jsonl(self.options.path, self.options)
 
     def read_eval(self) -> list[Example] | None:
         """Rows of ``eval_path``, where set."""
@@ -27,8 +27,7 @@ class JsonlTask(RowTask):
 
     def source(self) -> str:
         """The files."""
-        held = self.options.eval_path
-        return self.options.path if held is None else f"{self.options.path} and {held}"
+        return " and ".join(file for file in (self.options.path, self.options.eval_path) if file is not None)
 
 
 def read_jsonl(file: str, options: JsonlOptions) -> list[Example]:

@@ -11,6 +11,7 @@ from pydantic import field_validator
 from rlvr_core.errors import DataError, ModelError, SpecError, nearest
 from rlvr_core.options import Options, option
 from rlvr_core.records import Example
+from rlvr_core.tasks.sequences import kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,13 @@ class PromptTooLong(DataError):
     """A prompt has more tokens than ``max_length``."""
 
 
+class Shot(Options):
+    """One worked example in front of the problem."""
+
+    prompt: str = option(description="a problem; the template goes around it too", min_length=1)
+    completion: str = option(description="what the policy should have written; follows as it stands", min_length=1)
+
+
 class PromptOptions(Options):
     r"""The spec's section ``prompt``.
 
@@ -38,6 +46,12 @@ class PromptOptions(Options):
         "text around the problem, as 'Question: {prompt}'; columns of the row may stand in braces too; null: the problem alone",
     )
     system: str | None = option(None, "system message of a chat, or the value of {system} in the template", min_length=1)
+    few_shot: list[Shot] = option(
+        [],
+        "worked examples before the problem, each with a prompt and a completion: turns of a chat, or text with few_shot_separator after "
+        "each; mind that none is an evaluation problem",
+    )
+    few_shot_separator: str = option("\n\n", "what stands after each worked example where there is no chat template")
     chat: Literal["auto", "on", "off"] = option(
         "auto", "the tokenizer's chat template: auto uses it if there is one, on requires it"
     )
@@ -58,6 +72,10 @@ class PromptOptions(Options):
         reasons = {}
         if self.chat == "off" and not self.system_in_template:
             reasons["system"] = "chat is off and the template does not hold {system}"
+        if not self.few_shot or self.chat == "on":
+            reasons["few_shot_separator"] = (
+                "few_shot is empty" if not self.few_shot else "chat is on, where worked examples are turns"
+            )
         if self.max_length is None:
             reasons["too_long"] = "there is no max_length"
         return reasons
@@ -80,9 +98,31 @@ def render(example: Example, options: PromptOptions, chat: bool) -> str | list[M
     that names nothing, and for options that contradict the example.
     """
     if not isinstance(example.prompt, str):
-        return _with_system(_given_messages(example, options), options)
-    text = example.prompt if options.template is None else _fill(options.template, example, options)
-    return _with_system([{"role": "user", "content": text}], options) if chat else text
+        return _with_shots(_with_system(_given_messages(example, options), options), options)
+    text = _framed(example, options)
+    if chat:
+        return _with_shots(_with_system([{"role": "user", "content": text}], options), options)
+    return "".join(_framed_shot(shot, options) + shot.completion + options.few_shot_separator for shot in options.few_shot) + text
+
+
+def _framed(example: Example, options: PromptOptions) -> str:
+    assert isinstance(example.prompt, str)  # messages come framed
+    return example.prompt if options.template is None else _fill(options.template, example, options)
+
+
+def _framed_shot(shot: Shot, options: PromptOptions) -> str:
+    return _framed(Example("prompt.few_shot", shot.prompt, ""), options)
+
+
+def _with_shots(messages: list[Message], options: PromptOptions) -> list[Message]:
+    """Worked examples as turns, after a system message."""
+    shots = [
+        {"role": role, "content": text}
+        for shot in options.few_shot
+        for role, text in (("user", _framed_shot(shot, options)), ("assistant", shot.completion))
+    ]
+    first = 1 if messages[0]["role"] == "system" else 0
+    return [*messages[:first], *shots, *messages[first:]]
 
 
 def uses_chat(tokenizer: PreTrainedTokenizerBase, options: PromptOptions) -> bool:
@@ -123,24 +163,26 @@ def fitting(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, opt
 
     Under ``too_long: error``, raises DataError naming how many do not fit. Raises DataError too where none fits.
     """
-    if options.max_length is None:
-        return examples
-    kept, dropped = [], []
+    return examples if options.max_length is None else kept(examples, lambda some: _fitting(some, tokenizer, options))
+
+
+def _fitting(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, options: PromptOptions) -> list[Example]:
+    fit, dropped = [], []
     for example in examples:
         try:
             encode(example, tokenizer, options)
         except PromptTooLong:
             dropped.append(example.id)
         else:
-            kept.append(example)
-    if dropped and (options.too_long == "error" or not kept):
+            fit.append(example)
+    if dropped and (options.too_long == "error" or not fit):
         names = ", ".join(dropped[:SHOWN]) + (" ..." if len(dropped) > SHOWN else "")
-        way_out = "raise it" if not kept else "raise it, or set prompt.too_long: drop"
+        way_out = "raise it" if not fit else "raise it, or set prompt.too_long: drop"
         raise DataError(
-            f"{len(dropped)} of {len(dropped) + len(kept)} prompts have more tokens than prompt.max_length ({options.max_length}): "
+            f"{len(dropped)} of {len(dropped) + len(fit)} prompts have more tokens than prompt.max_length ({options.max_length}): "
             f"{names}; {way_out}"
         )
-    return kept
+    return fit
 
 
 def _fill(template: str, example: Example, options: PromptOptions) -> str:

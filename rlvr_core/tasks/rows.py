@@ -14,7 +14,11 @@ from typing import Any
 from rlvr_core.contracts import Task
 from rlvr_core.errors import DataError, nearest
 from rlvr_core.records import Example
+from rlvr_core.reward.extraction import find_box
+from rlvr_core.tasks.conditions import as_condition
+from rlvr_core.tasks.difficulty import by_difficulty
 from rlvr_core.tasks.options import RowOptions
+from rlvr_core.tasks.sequences import InOrder
 
 SHOWN = 3
 """Reasons, and row numbers of each, that an error spells out."""
@@ -30,8 +34,8 @@ class RowTask(Task):
     options: RowOptions
 
     @abstractmethod
-    def read_train(self) -> list[Example]:
-        """The training rows, before anything is held out. Raises DataError."""
+    def read_train(self) -> list[Example] | None:
+        """The training rows, before anything is held out; None where none are named. Raises DataError."""
 
     @abstractmethod
     def read_eval(self) -> list[Example] | None:
@@ -43,7 +47,8 @@ class RowTask(Task):
 
     def train(self) -> Sequence[Example]:
         """Problems to learn on."""
-        return self._splits[0]
+        examples = self._splits[0]
+        return InOrder(examples) if self.options.order == "rows" else examples
 
     def evaluation(self) -> Sequence[Example]:
         """Held-out problems, in the order of their rows."""
@@ -60,10 +65,13 @@ class RowTask(Task):
     @cached_property
     def _splits(self) -> tuple[list[Example], list[Example]]:
         train, held = self.read_train(), self.read_eval()
+        if train is None:
+            return [], (held or [])[: self.options.eval_limit]
         if held is None:
             train, held = split(train, self.options.eval_fraction)
         if not train:
             raise DataError(f"{self.source()}: every row is held out, none is left to learn from; lower eval_fraction")
+        train = by_difficulty(train, self.options)
         return train[: self.options.limit], held[: self.options.eval_limit]
 
 
@@ -78,10 +86,15 @@ class RowReader:
         self._examples: list[Example] = []
         self._numbers: dict[str, int] = {}
         self._rejected: dict[str, list[int]] = {}
+        self._conditions = {column: as_condition(written) for column, written in options.where.items()}
+        self._passed_over = 0
 
     def add(self, number: int, row: Any) -> None:
-        """Take in one row."""
+        """Take in one row, where the conditions keep it."""
         try:
+            if not self._keeps(row):
+                self._passed_over += 1
+                return
             example = to_example(row, self._options, default_id=f"{self._name}:{number}")
             if example.id in self._numbers:
                 raise _BadRow(f"the id '{example.id}' is taken by {self._unit} {self._numbers[example.id]}")
@@ -90,6 +103,12 @@ class RowReader:
             return
         self._numbers[example.id] = number
         self._examples.append(example)
+
+    def _keeps(self, row: Any) -> bool:
+        """Whether every condition holds. A row without such a column cannot be used; an empty value is a value."""
+        return not isinstance(row, Mapping) or all(
+            condition.holds(_value(row, column)) for column, condition in self._conditions.items()
+        )
 
     def reject(self, number: int, why: str) -> None:
         """Note a row that could not even be read."""
@@ -101,6 +120,8 @@ class RowReader:
         if bad:
             total = bad + len(self._examples)
             raise DataError(f"{where}: {bad} of {total} rows cannot be used: {self._reasons()}; correct or remove them")
+        if not self._examples and self._passed_over:
+            raise DataError(f"{where}: none of {self._passed_over} rows meets the conditions in `where`; loosen them")
         if not self._examples:
             raise DataError(f"{where}: holds no rows")
         return self._examples
@@ -118,7 +139,7 @@ def to_example(row: Any, options: RowOptions, default_id: str) -> Example:
     prompt = _prompt(_column(row, options.prompt), options.prompt)
     gold = _gold(_column(row, options.answer), options)
     name = default_id if options.id is None else _id(_column(row, options.id), options.id)
-    used = {options.prompt, options.answer, options.id}
+    used = {*options.prompt.split("|"), *options.answer.split("|"), options.id}
     return Example(name, prompt, gold, {key: value for key, value in row.items() if key not in used})
 
 
@@ -147,11 +168,23 @@ def _prompt_key(example: Example) -> str:
 
 
 def _column(row: Mapping[str, Any], name: str) -> Any:
-    if name not in row:
-        raise _BadRow(f"no column '{name}', {nearest(name, map(str, row))}")
-    if row[name] is None:
+    """What stands in a column, or in the first of ``a|b`` that the row has."""
+    found = _value(row, name)
+    if found is None:
         raise _BadRow(f"column '{name}' is null")
-    return row[name]
+    return found
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    for choice in name.split("|"):
+        inner: Any = row
+        for key in [choice] if choice in row else choice.split("."):
+            if not isinstance(inner, Mapping) or key not in inner:
+                break
+            inner = inner[key]
+        else:
+            return inner
+    raise _BadRow(f"no column '{name}', {nearest(name, map(str, row))}")
 
 
 def _prompt(value: Any, column: str) -> str | list[dict[str, str]]:
@@ -178,6 +211,8 @@ def _messages(value: list[Any], column: str) -> list[dict[str, str]]:
 
 def _gold(value: Any, options: RowOptions) -> str:
     text = _text(_number_as_text(value, options.answer), options.answer)
+    if options.answer_boxed:
+        return _boxed(text, options.answer)
     if options.answer_after is None:
         return text
     _, mark, after = text.rpartition(options.answer_after)
@@ -186,6 +221,14 @@ def _gold(value: Any, options: RowOptions) -> str:
     if not after.strip():
         raise _BadRow(f"column '{options.answer}' holds nothing after the mark '{options.answer_after}'")
     return after.strip()
+
+
+def _boxed(text: str, column: str) -> str:
+    found, opened = find_box(text)
+    if found is None or not found.strip():
+        why = "never closed" if opened and found is None else "empty" if opened else ""
+        raise _BadRow(f"column '{column}' holds " + (f"a \\boxed{{}} that is {why}" if why else "no \\boxed{}"))
+    return found.strip()
 
 
 def _id(value: Any, column: str) -> str:
