@@ -26,11 +26,6 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("task", "mixture"): {
         "parts": {"easy": {"name": "arithmetic", "max_operands": 3}, "hard": {"name": "arithmetic", "min_operands": 4}}
     },
-        "parts": {
-            "easy": {"name": "arithmetic", "max_operands": 3},
-            "hard": {"name": "arithmetic", "min_operands": 5, "max_operands": 5},
-        }
-    },
     ("task", "reasoning_gym"): {"datasets": {"chain_sum": {}}, "problems": 50, "eval_problems": 10},
 }
 """Options of components that have none by default."""
