@@ -24,7 +24,10 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("reward", "format"): {"pattern": "[0-9 ]+"},
     ("reward", "length"): {"max": 8},
     ("task", "mixture"): {
-        "parts": {"easy": {"name": "arithmetic", "max_operands": 3}, "hard": {"name": "arithmetic", "min_operands": 4}}
+        "parts": {
+            "easy": {"name": "arithmetic", "max_operands": 3, "eval_problems": 32},
+            "hard": {"name": "arithmetic", "min_operands": 4},
+        }
     },
     ("task", "reasoning_gym"): {"datasets": {"chain_sum": {}}, "problems": 50, "eval_problems": 10},
 }

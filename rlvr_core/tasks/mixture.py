@@ -57,7 +57,7 @@ class MixtureTask(Task):
 
 
 def marked(examples: Sequence[Example], label: str) -> Sequence[Example]:
-    """The problems with the label of their part in a column."""
+    """The problems with the label of their part before the id (two parts may number theirs alike) and in a column."""
     return kept(examples, lambda some: _Marked(some, label))
 
 
@@ -73,4 +73,5 @@ class _Marked(Wrapped):
     def _at(self, index: int) -> Example:
         example = self.examples[index]
         inner = example.columns.get(PART)
-        return replace(example, columns={**example.columns, PART: self.label if inner is None else f"{self.label}/{inner}"})
+        part = self.label if inner is None else f"{self.label}/{inner}"
+        return replace(example, id=f"{self.label}/{example.id}", columns={**example.columns, PART: part})
