@@ -303,7 +303,7 @@ def _passing(resolved: Resolved, policy: PreTrainedModel, there: Device) -> Iter
     if autocast is not None and policy.dtype != autocast:
         matrices = sum(m.weight.numel() for m in policy.modules() if isinstance(m, nn.Linear))
         yield Item("matrices cast", matrices * autocast.itemsize, "always", f"the autocast's copies in {_name(autocast)}")
-    yield from _learning(resolved, policy, autocast, shape)
+    yield from _learning(resolved, policy, autocast, shape, there)
     yield from _rolling_out(resolved, policy, autocast, shape)
 
 
@@ -314,12 +314,14 @@ def row_tokens(resolved: Resolved) -> tuple[int, str]:
     return (prompt or ASSUMED_PROMPT) + completion, f"prompt {said} + completion {completion}"
 
 
-def _learning(resolved: Resolved, policy: PreTrainedModel, autocast: torch.dtype | None, shape: _Shape) -> Iterator[Item]:
+def _learning(
+    resolved: Resolved, policy: PreTrainedModel, autocast: torch.dtype | None, shape: _Shape, there: Device
+) -> Iterator[Item]:
     """One micro-batch's activations and logits."""
     spec = resolved.spec
     row, said = row_tokens(resolved)
     rows = ceil(spec.rollout.prompts_per_step * spec.rollout.group_size / ranks() / spec.learner.num_minibatches)
-    tokens = max(row, min(spec.learner.max_tokens_per_microbatch, rows * row))
+    tokens = max(row, min(spec.learner.microbatch_tokens(there.kind), rows * row))
     per_token = activation_bytes(policy, autocast, spec.model.gradient_checkpointing)
     checkpointed = ", checkpointed" if spec.model.gradient_checkpointing else ""
     how = f"{tokens} tokens of a micro-batch (a row: {said}) x {per_token} bytes{checkpointed}; an estimate"

@@ -21,7 +21,7 @@ from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
 from rlvr_core.objective import Objective, build_objective
-from rlvr_core.policy.forward import Head
+from rlvr_core.policy.forward import Head, keeps_rows_apart
 from rlvr_core.policy.handle import LocalPolicy
 from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
 from rlvr_core.policy.root import Numerics, Root, moved
@@ -171,14 +171,30 @@ def build_learner(
         for label, reference in objective.references.items()
     }
     modules = build_modules(objective.differentiables, policy, spec.seed)
-    root = Root(policy, objective.differentiables, modules, numerics)
+    root = Root(policy, objective.differentiables, modules, numerics, spec.learner.compile)
     optimizer = build_optimizer(spec.learner, root, objective.differentiables)
     steps = spec.steps * spec.learner.num_iterations * spec.learner.num_minibatches
     scheduler = get_scheduler(spec.learner.lr_scheduler, optimizer, spec.learner.warmup_steps, steps)
-    limits = Limits(spec.learner.max_tokens_per_microbatch, spec.rollout.max_completion_length)
+    limits = Limits(
+        spec.learner.microbatch_tokens(accelerator.device.type),
+        spec.rollout.max_completion_length,
+        packing_for(policy, spec.learner.packing),
+    )
     preparer = Preparer(objective, root, references, accelerator, limits, clock or Clock())
     learner = Learner(spec.learner, objective, root, preparer, accelerator, optimizer, scheduler)
     return learner, preparer
+
+
+def packing_for(policy: PreTrainedModel, wanted: bool | None) -> bool:
+    """Whether rows are put end to end. Raises ModelError where that was asked for and rows would see each other."""
+    if wanted is None:
+        return str(policy.config._attn_implementation).startswith("flash") and keeps_rows_apart(policy)
+    if wanted and not keeps_rows_apart(policy):
+        raise ModelError(
+            f"learner.packing: rows put end to end see each other in this model ({type(policy).__name__}, attention "
+            f"'{policy.config._attn_implementation}'); leave it out, or set model.attn_implementation to another"
+        )
+    return wanted
 
 
 def autocast_dtype(options: LearnerSection, accelerator: Accelerator) -> torch.dtype | None:
@@ -221,4 +237,7 @@ def build_optimizer(options: LearnerSection, root: Root, parts: Mapping[str, Dif
                 groups.append({"params": chosen, "lr": rate or options.learning_rate, "weight_decay": decay_rate})
     if not groups:
         raise ModelError("nothing of the model is trainable")
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2))
+    fused = options.fused_optimizer
+    if fused is None:
+        fused = root.policy.device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2), fused=fused)

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import MambaConfig, MambaForCausalLM
 
+from rlvr_core.errors import ModelError
 from rlvr_core.learner import learner, micro, terms
 from rlvr_core.learner.terms import Denominators
 from rlvr_core.plugins import catalogue
+from rlvr_core.policy.forward import keeps_rows_apart
 from rlvr_core.records import Batch, MicroBatch, Rollout, Term
 from rlvr_core.setup import make_trainable
 from rlvr_core.testing import scripted_rollouts, tiny_policy
@@ -327,3 +330,42 @@ def test_a_reference_shares_what_the_optimizer_does_not_move(reference: str) -> 
     copy = dict(again.build(policy).named_parameters())
     again.load_state_dict(part.state_dict())
     assert all(torch.equal(copy[name], p) for name, p in twin.items())
+
+
+@pytest.mark.parametrize("name", ["popo", "grpo_kl_two_references", "ppo", "ppo_critic_of_its_own"])
+def test_packed_rows_give_the_gradients_of_padded_ones(name: str) -> None:
+    padded_metrics, padded = Bench.of(OBJECTIVES[name]).gradients(rollouts(exact=False))
+    for budget in (12, 30, 1000):
+        metrics, packed = Bench.of(OBJECTIVES[name], packing=True, max_tokens_per_microbatch=budget).gradients(
+            rollouts(exact=False)
+        )
+        torch.testing.assert_close(flat(packed), flat(padded), atol=1e-9, rtol=1e-8)
+        assert metrics["loss/total"] == pytest.approx(padded_metrics["loss/total"], abs=1e-9)
+        assert metrics["learn/padding_share"] == 0.0 < padded_metrics["learn/padding_share"]
+
+
+def test_packing_is_refused_where_rows_would_see_each_other() -> None:
+    config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
+    policy = MambaForCausalLM(config).double().eval()
+    with pytest.raises(ModelError, match=r"learner.packing: rows put end to end see each other in this model \(MambaForCausalLM"):
+        Bench.of({"name": "grpo"}, policy=policy, packing=True)
+    assert not keeps_rows_apart(policy) and keeps_rows_apart(tiny_policy())
+
+
+def test_the_plain_optimizer_update_is_the_fused_one() -> None:
+    found = []
+    for fused in (True, False):
+        bench = Bench.of(OBJECTIVES["popo"], fused_optimizer=fused, learning_rate=1e-2, weight_decay=0.1)
+        bench.gradients(rollouts())
+        assert bench.learner.optimizer.defaults["fused"] is fused
+        found.append(flat(bench.parameters()))
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_the_compiled_forward_gives_the_gradients_of_the_plain_one() -> None:
+    plain = flat(Bench.of(OBJECTIVES["popo"]).gradients(rollouts())[1])
+    bench = Bench.of(OBJECTIVES["popo"], compile=True, max_tokens_per_microbatch=30)
+    assert bench.learner.root.state_dict().keys() == Bench.of(OBJECTIVES["popo"]).learner.root.state_dict().keys()
+    torch.testing.assert_close(flat(bench.gradients(rollouts())[1]), plain, atol=1e-6, rtol=1e-5)

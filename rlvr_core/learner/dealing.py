@@ -8,11 +8,11 @@ MicroBatches = list[list[int]]
 """Row indices of each micro-batch; an empty one is a dummy that only keeps ranks in step."""
 
 
-def deal(lengths: Sequence[int], ranks: int, budget: int) -> list[MicroBatches]:
+def deal(lengths: Sequence[int], ranks: int, budget: int, packed: bool = False) -> list[MicroBatches]:
     """Rows with these lengths -> micro-batches for each rank, equally many on all.
 
     Longest first, each to the rank with the fewest tokens so far; within a rank, neighbours in length share a micro-batch of at most
-    ``budget`` padded tokens. A longer row goes alone. A row is never split.
+    ``budget`` tokens, padding included unless they are ``packed`` end to end. A longer row goes alone. A row is never split.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     loads, hands = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
@@ -20,20 +20,25 @@ def deal(lengths: Sequence[int], ranks: int, budget: int) -> list[MicroBatches]:
         rank = loads.index(min(loads))
         loads[rank] += lengths[row]
         hands[rank].append(row)
-    dealt = [_pack(hand, lengths, budget) for hand in hands]
+    dealt = [_fill(hand, lengths, budget, packed) for hand in hands]
     rounds = max((len(batches) for batches in dealt), default=0)
     return [batches + [[] for _ in range(rounds - len(batches))] for batches in dealt]
 
 
-def _pack(rows: Sequence[int], lengths: Sequence[int], budget: int) -> MicroBatches:
-    """Consecutive rows, longest first, into micro-batches of at most ``budget`` padded tokens."""
+def _fill(rows: Sequence[int], lengths: Sequence[int], budget: int, packed: bool) -> MicroBatches:
+    """Consecutive rows, longest first, into micro-batches of at most ``budget`` tokens."""
     batches: MicroBatches = []
     for row in rows:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
+        if batches and _size([*batches[-1], row], lengths, packed) <= budget:
             batches[-1].append(row)
         else:
             batches.append([row])
     return batches
+
+
+def _size(rows: Sequence[int], lengths: Sequence[int], packed: bool) -> int:
+    """Tokens that a forward over these rows, longest first, takes."""
+    return sum(lengths[row] for row in rows) if packed else lengths[rows[0]] * len(rows)
 
 
 def split_groups(groups: Sequence[Sequence[int]], lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -47,8 +52,8 @@ def split_groups(groups: Sequence[Sequence[int]], lengths: Sequence[int], parts:
     return [sorted(row for index in hand for row in groups[index]) for hand in hands if hand]
 
 
-def padded_tokens(dealt: Sequence[MicroBatches], lengths: Sequence[int]) -> tuple[int, int]:
+def padded_tokens(dealt: Sequence[MicroBatches], lengths: Sequence[int], packed: bool = False) -> tuple[int, int]:
     """(padding, all) tokens that these micro-batches forward, dummies left out."""
     batches = [batch for rank in dealt for batch in rank if batch]
-    padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+    padded = sum(_size(batch, lengths, packed) for batch in batches)
     return padded - sum(lengths[row] for batch in batches for row in batch), padded

@@ -88,14 +88,14 @@ class Learner:
         minibatches = split_groups(self._row_groups(batch), lengths, self.options.num_minibatches)
         tally = Tally()
         norms: list[float] = []
+        limits = self.preparer.limits
         for iteration in range(self.options.num_iterations):
             tally = Tally()
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
-                dealt = deal(
-                    [lengths[row] for row in rows], self.accelerator.num_processes, self.options.max_tokens_per_microbatch
-                )
-                tally.mean("learn/padding_share", *padded_tokens(dealt, [lengths[row] for row in rows]))
+                sizes = [lengths[row] for row in rows]
+                dealt = deal(sizes, self.accelerator.num_processes, limits.tokens_per_microbatch, limits.packed)
+                tally.mean("learn/padding_share", *padded_tokens(dealt, sizes, limits.packed))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]
                 shortest = min(rows, key=lengths.__getitem__)
                 self._accumulate(batch, credit, mine, shortest, counts, (when.seed, when.step, iteration), tally)
@@ -148,7 +148,7 @@ class Learner:
     ) -> Tensor:
         present = bool(rows)
         rows = rows or [shortest]
-        padded = collate([batch.rollouts[row] for row in rows], self.accelerator.device)
+        padded = collate([batch.rollouts[row] for row in rows], self.accelerator.device, self.preparer.limits.packed)
         micro = micro_batch(batch, rows, padded.width, credit, self.root, noise)
         if not present:  # a dummy row, so that this rank runs as many forwards as the others
             micro.chosen = torch.zeros_like(micro.chosen)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rlvr_core.clock import Clock
 from rlvr_core.errors import ContractError
-from rlvr_core.learner.dealing import deal
+from rlvr_core.learner.dealing import MicroBatches, deal
 from rlvr_core.learner.micro import micro_batch
 from rlvr_core.objective import Objective
 from rlvr_core.policy.forward import Head, Rows, collate, completion_quantities
@@ -27,6 +27,8 @@ class Limits:
 
     tokens_per_microbatch: int
     completion_length: int
+    packed: bool = False
+    """Rows of a micro-batch are put end to end."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Preparer:
         batch = replace(batch, logprobs=batch.logprobs.where(batch.mask, 0.0))
         return self._shape(batch) if self.objective.shapers else batch
 
+    def deal(self, lengths: Sequence[int]) -> list[MicroBatches]:
+        """Micro-batches for every rank, within the limits."""
+        return deal(lengths, self.accelerator.num_processes, self.limits.tokens_per_microbatch, self.limits.packed)
+
     def mean_logprob(self, rollouts: Sequence[Rollout]) -> float:
         """Mean log-prob of a token of these rollouts under the policy as it is now, in nats."""
         batch = blank_batch(rollouts, [], self.limits.completion_length)
@@ -132,7 +138,7 @@ class Preparer:
     @torch.no_grad()
     def _compute(self, batch: Batch, policy: frozenset[str], early: Mapping[str, frozenset[str]], stale: Tensor) -> Batch:
         lengths = [r.tokens for r in batch.rollouts]
-        dealt = deal(lengths, self.accelerator.num_processes, self.limits.tokens_per_microbatch)[self.accelerator.process_index]
+        dealt = self.deal(lengths)[self.accelerator.process_index]
         shortest = min(range(len(lengths)), key=lengths.__getitem__)
         results: list[tuple[list[int], dict[str, Tensor]]] = []
         for rows in dealt:
@@ -160,7 +166,7 @@ class Preparer:
     ) -> dict[str, Tensor]:
         """One micro-batch of the prepare pass."""
         device = self.accelerator.device
-        padded = collate([batch.rollouts[row] for row in rows], device)
+        padded = collate([batch.rollouts[row] for row in rows], device, self.limits.packed)
         found: dict[str, Tensor] = {}
         if policy:
             self.forwards += 1

@@ -1,7 +1,7 @@
 """The policy's forward: log-probs, entropy and hidden states of completion tokens.
 
-Rows are prompt and completion end to end, padded on the right, so a causal model needs no padding mask. Only completion positions
-reach the head: position t-1 scores token t.
+Rows are prompt and completion end to end, padded on the right, so a causal model needs no padding mask; or packed, and kept apart by
+their positions. Only completion positions reach the head: position t-1 scores token t.
 """
 
 from __future__ import annotations
@@ -22,33 +22,53 @@ POLICY_QUANTITIES = frozenset({"logprobs", "entropy", "hidden", "states"})
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows for one forward. S is the padded length of prompt and completion together."""
+    """Prompts with their completions for one forward, padded to one length or put end to end (packed).
+
+    ``ids`` [R,S]: R rows of S tokens; packed, R is 1. Everything else is a row of the micro-batch each, [B].
+    """
 
     ids: Tensor
-    """[B,S] int64."""
+    """[R,S] int64."""
     prompt_lengths: Tensor
     """[B] int64."""
     completion_lengths: Tensor
     """[B] int64."""
+    starts: Tensor
+    """[B] int64: where each row begins in ``ids`` taken end to end."""
     width: int
     """T: the longest completion."""
+    positions: Tensor | None = None
+    """[R,S] int64, where rows are packed: they start anew with each row, which tells attention to keep rows apart."""
 
-    def positions(self) -> tuple[Tensor, Tensor]:
-        """(row, t) of every completion token, row by row: [N] and [N]."""
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(row, t, place in ``ids`` taken end to end) of every completion token, row by row: [N] each."""
         t = torch.arange(self.width, device=self.ids.device)
-        found = (t[None] < self.completion_lengths[:, None]).nonzero(as_tuple=True)
-        return found[0], found[1]
+        row, step = (t[None] < self.completion_lengths[:, None]).nonzero(as_tuple=True)
+        return row, step, self.starts[row] + self.prompt_lengths[row] + step
+
+    def inputs(self) -> dict[str, Any]:
+        """What the model's forward is given."""
+        packed = {} if self.positions is None else {"position_ids": self.positions}
+        return {"input_ids": self.ids, "use_cache": False, **packed}
 
 
-def collate(rollouts: Sequence[Rollout], device: torch.device) -> Rows:
-    """Pad rollouts into rows."""
-    length = max(r.tokens for r in rollouts)
-    ids = torch.zeros(len(rollouts), length, dtype=torch.int64)
-    for row, rollout in enumerate(rollouts):
-        ids[row, : rollout.tokens] = torch.tensor(rollout.prompt_ids + rollout.completion_ids)
+def collate(rollouts: Sequence[Rollout], device: torch.device, packed: bool = False) -> Rows:
+    """Rows for a forward, padded on the right, or packed."""
+    lengths = [r.tokens for r in rollouts]
     prompts = torch.tensor([len(r.prompt_ids) for r in rollouts])
     completions = torch.tensor([len(r.completion_ids) for r in rollouts])
-    return Rows(ids.to(device), prompts.to(device), completions.to(device), int(completions.max()))
+    positions = None
+    if packed:
+        ids = torch.tensor([token for r in rollouts for token in r.prompt_ids + r.completion_ids])[None]
+        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    else:
+        ids = torch.zeros(len(rollouts), max(lengths), dtype=torch.int64)
+        for row, rollout in enumerate(rollouts):
+            ids[row, : lengths[row]] = torch.tensor(rollout.prompt_ids + rollout.completion_ids)
+        starts = torch.arange(len(rollouts)) * max(lengths)
+    width = int(completions.max())
+    return Rows(ids.to(device), prompts.to(device), completions.to(device), starts.to(device), width, positions)
 
 
 class Head(nn.Module):
@@ -89,46 +109,64 @@ class Head(nn.Module):
 
 
 def completion_quantities(
-    model: PreTrainedModel, head: Head, rows: Rows, wanted: frozenset[str], temperature: float, chunk: int
+    model: PreTrainedModel,
+    head: Head,
+    rows: Rows,
+    wanted: frozenset[str],
+    temperature: float,
+    chunk: int,
+    decoder: Callable[..., Any] | None = None,
 ) -> dict[str, Tensor]:
     """Compute ``logprobs`` [B,T], ``entropy`` [B,T], ``hidden`` [B,T,D] and ``states`` [B,T,D] of completion tokens; zeros at padding.
 
     Hidden states are those after the final norm: ``hidden`` at each completion token's own position, ``states`` at the position before,
-    where the token was chosen.
+    where the token was chosen. ``decoder``: what runs in place of the model's own (the same, compiled).
     """
-    hidden, logits = _run(model, head, rows)
-    row, t = rows.positions()
-    start = rows.prompt_lengths[row]
-    ids = rows.ids[row, start + t]
-    shape = (rows.ids.shape[0], rows.width)
+    hidden, logits = _run(model, head, rows, decoder)
+    row, t, place = rows.tokens()
+    ids = rows.ids.flatten()[place]
+    shape = (len(rows.prompt_lengths), rows.width)
     found: dict[str, Tensor] = {}
     if wanted & frozenset({"logprobs", "entropy"}):
-        before = start + t - 1
-        features = hidden[row, before] if logits is None else logits[row, before]
+        features = (hidden if logits is None else logits)[place - 1]
         apply: Linear | Callable[[Tensor], Tensor] = (head.linear() or head) if logits is None else _same
         scores = score_tokens(features, ids, apply, temperature, chunk, "entropy" in wanted)
         found = {name: _spread(getattr(scores, name), shape, row, t) for name in ("logprobs", "entropy") if name in wanted}
     for name, offset in (("hidden", 0), ("states", -1)):
         if name in wanted:
-            found[name] = _spread(hidden[row, start + t + offset], (*shape, hidden.shape[-1]), row, t)
+            found[name] = _spread(hidden[place + offset], (*shape, hidden.shape[-1]), row, t)
     return found
 
 
 def completion_states(decoder: nn.Module, rows: Rows) -> Tensor:
     """[B,T,D]: final hidden states of any decoder where each completion token was chosen; zeros at padding."""
-    hidden: Tensor = decoder(input_ids=rows.ids, use_cache=False).last_hidden_state
-    row, t = rows.positions()
-    found = hidden[row, rows.prompt_lengths[row] + t - 1]
-    return _spread(found, (rows.ids.shape[0], rows.width, hidden.shape[-1]), row, t)
+    hidden: Tensor = decoder(**rows.inputs()).last_hidden_state.flatten(0, 1)
+    row, t, place = rows.tokens()
+    return _spread(hidden[place - 1], (len(rows.prompt_lengths), rows.width, hidden.shape[-1]), row, t)
 
 
-def _run(model: PreTrainedModel, head: Head, rows: Rows) -> tuple[Tensor, Tensor | None]:
-    """Final hidden states [B,S,D], and logits [B,S,V] where only the model itself can make them."""
-    inputs: dict[str, Any] = {"input_ids": rows.ids, "use_cache": False}
+@torch.no_grad()
+def keeps_rows_apart(model: PreTrainedModel) -> bool:
+    """Whether rows put end to end come out as they do alone: found out by trying."""
+    size = model.config.get_text_config(decoder=True).vocab_size
+    rows = [torch.arange(n, device=model.device) % size for n in (5, 3, 4)]
+    ids = torch.cat(rows)[None]
+    positions = torch.cat([torch.arange(len(row), device=model.device) for row in rows])[None]
+    try:
+        together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+    except (TypeError, ValueError):  # a model without positions
+        return False
+    alone = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
+    tolerance = 1e-4 if torch.finfo(model.dtype).bits >= 32 else 5e-2
+    return bool((together - alone).abs().max() <= tolerance * (1 + alone.abs().max()))
+
+
+def _run(model: PreTrainedModel, head: Head, rows: Rows, decoder: Callable[..., Any] | None) -> tuple[Tensor, Tensor | None]:
+    """Final hidden states [R*S,D], and logits [R*S,V] where only the model itself can make them."""
     if head.exact:
-        return model.get_decoder()(**inputs).last_hidden_state, None
-    output = model(**inputs, output_hidden_states=True)
-    return output.hidden_states[-1], output.logits
+        return (decoder or model.get_decoder())(**rows.inputs()).last_hidden_state.flatten(0, 1), None
+    output = model(**rows.inputs(), output_hidden_states=True)
+    return output.hidden_states[-1].flatten(0, 1), output.logits.flatten(0, 1)
 
 
 def _same(x: Tensor) -> Tensor:

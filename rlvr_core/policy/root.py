@@ -6,7 +6,7 @@ Every pass goes through its ``forward``, so data-parallel wrappers see all param
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,15 @@ class Root(nn.Module):
         differentiables: Mapping[str, Differentiable],
         modules: Mapping[str, nn.Module],
         numerics: Numerics,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.parts = nn.ModuleDict(modules)
         self.head = Head(policy)
         self.numerics = numerics
+        # The forward and not the module, which would be a second owner of the parameters.
+        self.decoder: Callable[..., Any] | None = torch.compile(policy.get_decoder().forward, dynamic=True) if compiled else None
         self.differentiables = dict(differentiables)
         self.providers = {name: part for part in self.differentiables.values() for name in part.provides}
 
@@ -80,7 +83,9 @@ class Root(nn.Module):
             q for name in provided for q in self.providers[name].needs().policy if q in POLICY_QUANTITIES
         }
         with self.numerics.context(self.policy.device):
-            found = completion_quantities(self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk)
+            found = completion_quantities(
+                self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk, self.decoder
+            )
         batch.quantities, batch.rows = found, rows
         for name in sorted(provided):
             found[name] = self.providers[name].provide(name, batch)
