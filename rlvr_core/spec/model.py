@@ -121,7 +121,7 @@ class LearnerSection(Options):
     num_minibatches: int = option(1, "optimizer steps in each pass; minibatches hold whole groups", ge=1)
     max_tokens_per_microbatch: int | None = option(
         None,
-        "tokens, padding included, that one forward and backward hold at most; a longer row goes alone; null: 4096 on a CPU, where more "
+        "tokens, padding included, that one forward and backward hold at most; a longer row goes alone; null: 2048 on a CPU, where more "
         "is slower, 16384 on an accelerator",
         ge=1,
     )
@@ -145,7 +145,7 @@ class LearnerSection(Options):
 
     def microbatch_tokens(self, device: str) -> int:
         """``max_tokens_per_microbatch``, or its default for a kind of device."""
-        return self.max_tokens_per_microbatch or (4096 if device == "cpu" else 16384)
+        return self.max_tokens_per_microbatch or (2048 if device == "cpu" else 16384)
 
 
 class EvaluationSection(Options):
