@@ -1,7 +1,7 @@
 """What benchmarks share: random models, made-up rollouts, rounds of timing, tables.
 
-A benchmark is a script, ``python benchmarks/NAME/run.py``. Figures are ratios within one call on one machine: ways take turns in one process
-and medians over rounds are compared. On a machine with other work, one thread and ``--clock cpu`` leave that out of the ratios.
+A benchmark is a script, ``python benchmarks/NAME/run.py``. Figures are ratios within one call on one machine: ways take turns in one
+process and medians over rounds are compared. On a machine with other work, one thread and ``--clock cpu`` leave that out of the ratios.
 """
 
 from __future__ import annotations
@@ -95,18 +95,18 @@ def learner_of(objective: Mapping[str, Any], model: PreTrainedModel, device: str
     return Bench(resolved, built, made, preparer)
 
 
-def learn(bench: Bench, rollouts: Sequence[Rollout]) -> None:
-    """Select, prepare, credit and update, on rollouts that are exactly the current policy's."""
+def learn(bench: Bench, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Select, prepare, credit and update, on rollouts that are exactly the current policy's. The update's metrics."""
     version = bench.learner.version
     batch, credit = bench.prepare([replace(r, policy_version=version) for r in rollouts])
-    bench.learner.update(batch, credit, len(rollouts), When(0, version))
+    return bench.learner.update(batch, credit, len(rollouts), When(0, version))
 
 
-def seconds(work: Callable[[], object], clock: str, device: str) -> float:
-    """What ``work`` takes, the device's part included."""
+def seconds(work: Callable[[int], object], turn: int, clock: str, device: str) -> float:
+    """What ``work(turn)`` takes, the device's part included."""
     now = CLOCKS[clock]
     start = now()
-    work()
+    work(turn)
     if device != "cpu":
         torch.cuda.synchronize()
     return now() - start
@@ -117,7 +117,7 @@ def medians(ways: Sequence[Callable[[int], object]], rounds: int, clock: str, de
     found: list[list[float]] = [[] for _ in ways]
     for turn in range(rounds):
         for way, spent in zip(ways, found, strict=True):
-            spent.append(seconds(lambda way=way: way(turn), clock, device))  # type: ignore[misc]
+            spent.append(seconds(way, turn, clock, device))
     return [statistics.median(spent) for spent in found]
 
 

@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/memory/run.py
 
-One update (forward, backward, AdamW) of a small random Qwen2 on one completion of each length, by this engine's learner (GRPO's loss) and by a
-few plain lines: logits of every position, log_softmax, gather, the same loss. Each point is a process of its own; its figure is what the update adds to
-the memory that model and optimizer hold already: on CPU the process's resident peak above what was resident before, on CUDA the
-peak of allocations above those before. The model's body is small, so that what is seen is the head and the loss. Points of the plain computation
-that would hold more than --limit-gib in four arrays of [B,T,V] are left out and say so.
+One update (forward, backward, AdamW) of a small random Qwen2 on B completions of T tokens, by this engine's learner (GRPO's loss; all
+in one micro-batch) and by a few plain lines: logits of every position, log_softmax, gather, the same loss. Each point is a process of its
+own; its figure is what the update adds to the memory that model and optimizer hold already: on CPU the process's resident peak above
+what was resident before, on CUDA the peak of allocations above those before. The model's body is small, so that what is seen is the head
+and the loss. Points of the plain computation that would hold more than --limit-gib in four arrays of [B,T,V] are left out and say so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,19 +61,17 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def added_by(update: Sequence[object], device: str) -> int:
-    """Bytes that calling ``update[0](*update[1:])`` adds at its peak."""
-    run, *arguments = update
-    assert callable(run)
+def added_by(update: Callable[[], object], device: str) -> int:
+    """Bytes that an update adds at its peak."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(*arguments)
+        update()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     before = resident()
-    run(*arguments)
+    update()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
@@ -89,10 +88,10 @@ def measure(way: str, vocabulary: int, rows: int, length: int, chunk: int, devic
             {"name": "grpo"}, model, device, logprob_chunk_tokens=chunk, max_tokens_per_microbatch=rows * (PROMPT + length)
         )
         learn(bench, rollouts([1] * rows))  # the optimizer's state is there afterwards
-        return added_by([learn, bench, rollouts(lengths)], device)
+        return added_by(partial(learn, bench, rollouts(lengths)), device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     plain_update(model, optimizer, rollouts([1] * rows)[:rows], device != "cpu")
-    return added_by([plain_update, model, optimizer, rollouts(lengths)[:rows], device != "cpu"], device)
+    return added_by(partial(plain_update, model, optimizer, rollouts(lengths)[:rows], device != "cpu"), device)
 
 
 def point(way: str, vocabulary: int, rows: int, length: int, chunk: int, device: str) -> float:
@@ -101,6 +100,14 @@ def point(way: str, vocabulary: int, rows: int, length: int, chunk: int, device:
     command = [sys.executable, __file__, "--device", device, "--point", way, *numbers]
     ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(ended.stdout)) / 2**20
+
+
+def growth_of(measured: Mapping[str, Sequence[tuple[int, float]]], vocabulary: int) -> list[str]:
+    """KiB that a token adds, by a line through (tokens, MiB), and what a token's logits are; nothing where points are too few."""
+    if any(len({tokens for tokens, _ in points}) < 2 for points in measured.values()):
+        return []
+    ours, plain = (line(*zip(*measured[way], strict=True))[1] * 1024 for way in ("ours", "plain"))
+    return [f"V {vocabulary:,}: ours {ours:.1f} KiB, plain {plain:,.0f} KiB, its logits alone {vocabulary * 4 / 1024:,.0f} KiB"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,13 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured["plain"] += [(rows * length, plain)] if plain is not None else []
             cells = ("not run", f"> {COPIES * array / ours:.1f}") if plain is None else (f"{plain:,.0f}", f"{plain / ours:.1f}")
             table.row(f"{vocabulary:,}", shape.replace("x", " x "), f"{ours:,.0f}", *cells, f"{array:,.0f}")
-        growth = {way: line(*zip(*points, strict=True))[1] * 1024 for way, points in measured.items() if len(points) > 1}
-        if len(growth) == 2:
-            growths.append(
-                f"V {vocabulary:,}: ours {growth['ours']:.1f} KiB a token, plain {growth['plain']:.1f} KiB, one row of logits {vocabulary / 256:.0f} KiB."
-            )
+        growths += growth_of(measured, vocabulary)
     if growths:
-        table.note(f"What one more token adds (ours: beyond two chunks, {2 * chunk} tokens): {' '.join(growths)}")
+        table.note(f"What one more token adds (ours: from two chunks, {2 * chunk} tokens, on). {'; '.join(growths)}.")
 
 
 if __name__ == "__main__":

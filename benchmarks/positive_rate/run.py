@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/positive_rate/run.py --output benchmarks/positive_rate
 
-Select, prepare, credit and update run on made-up rollouts of a random Qwen2 (no rollout is drawn, nothing is rewarded): lengths geometric, at each
-rate the positives spread evenly over the lengths, so that their share of tokens is the rate too. A line is fitted through POPO's
-seconds over the rate; its intercept is what a step costs that learns from nothing (optimizer, twin, clipping). The table and `plot.png` hold
-shares of POPO's time at rate 1 and ratios to GRPO's.
+Select, prepare, credit and update run on made-up rollouts of a random Qwen2 (none is drawn or rewarded): lengths geometric, at each rate
+the positives spread evenly over the lengths, so that their share of tokens is the rate too. A line is fitted through POPO's seconds over
+the rate; its intercept is what a step costs that learns from nothing (optimizer, twin, clipping). The table and ``plot.png`` hold shares
+of POPO's time at rate 1 and ratios to GRPO's.
 """
 
 from __future__ import annotations
@@ -80,15 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     vocabulary = benches[0].learner.root.policy.config.vocab_size
     lengths = geometric_lengths(prompts * group, mean, 4 * mean, seed=0)
     work = [made_up(rewards_at(rate, lengths), lengths, group, 24, vocabulary, seed=0) for rate in rates]
-    for bench in benches:
-        learn(bench, work[0])  # what is done once: the optimizer's state
+    learn(benches[1], work[0])  # what is done once: the optimizer's state
+    padding = [learn(benches[0], rollouts)["learn/padding_share"] for rollouts in work]
     ways = [partial(lambda bench, rollouts, _: learn(bench, rollouts), bench, rollouts) for rollouts in work for bench in benches]
     spent = medians(ways, rounds, found.clock, found.device)
     popo, grpo = spent[::2], spent[1::2]
 
-    table = Table(["positive rate", "share of tokens", "POPO / POPO at rate 1", "POPO / GRPO"], found.output)
-    for rate, rollouts, mine, theirs in zip(rates, work, popo, grpo, strict=True):
-        table.row(f"{rate:.2f}", f"{token_share(rollouts):.3f}", f"{mine / popo[-1]:.3f}", f"{mine / theirs:.2f}")
+    table = Table(["positive rate", "share of tokens", "POPO's padding", "POPO / POPO at rate 1", "POPO / GRPO"], found.output)
+    for rate, rollouts, padded, mine, theirs in zip(rates, work, padding, popo, grpo, strict=True):
+        row = f"{rate:.2f}", f"{token_share(rollouts):.3f}", f"{padded:.0%}", f"{mine / popo[-1]:.3f}", f"{mine / theirs:.2f}"
+        table.row(*row)
     intercept, slope = line(rates, popo)
     off = max(abs(t - intercept - slope * rate) for rate, t in zip(rates, popo, strict=True))
     table.note(

@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/scaling/run.py
 
-Whole steps of GRPO, by the very loop of training: a random Qwen2 decodes every completion to the full length (no end token), a made-up reward
-is 1 for three of ten, everything is learned from. Each axis varies one thing. Work is counted in floating-point operations: 2 for each weight of a
-matrix and token forward, 6 in learning (8 in the head, which is recomputed), and attention's products over what each token sees. The last
-axis has next to no model, so what is seen there is the bookkeeping; its work is the number of rollouts. An exponent is the slope of log
-seconds over log work: 1 grows as the work does, more grows faster.
+Whole steps of GRPO, by the very loop of training: a random Qwen2 decodes every completion to the full length (no end token), a made-up
+reward is 1 for three of ten, everything is learned from. Each axis varies one thing. Work is counted in floating-point operations: 2 for
+each weight of a matrix and token forward, 6 in learning (8 in the head, which is recomputed), and attention's products over what each token
+sees. The last axis has next to no model, so what is seen there is the bookkeeping. An exponent is the slope of log seconds over log work
+(of "rest", which is all of a step but rollout and learning: over log rollouts): 1 grows as the work does, more grows faster. Cells are
+seconds and, in brackets, work, both as multiples of the axis's first row.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from rlvr_core.spec.resolve import resolve
 from rlvr_core.spec.source import from_mapping
 
 PROMPT = 24
+VARIED = {"group size": "group", "completion length": "length", "model": "model"}
 STAGES = ("rollout", "learn", "rest")
 
 
@@ -135,6 +137,16 @@ def exponent(work: Sequence[float], seconds: Sequence[float]) -> float:
     return line([math.log(w) for w in work], [math.log(s) for s in seconds])[1]
 
 
+def of_attention(points: Sequence[Point], seconds: Sequence[float]) -> str:
+    """Whether rollout seconds a token are a line over the columns that a token attends to on average, and the sloping part's share."""
+    columns = [PROMPT + (point.length - 1) / 2 for point in points]
+    per_token = [spent / (point.rollouts * point.length) for point, spent in zip(points, seconds, strict=True)]
+    intercept, slope = line(columns, per_token)
+    off = max(abs(t - intercept - slope * c) / t for t, c in zip(per_token, columns, strict=True))
+    share = slope * columns[-1] / per_token[-1]
+    return f"rollout seconds a token over columns attended are a line (furthest point {off:.0%} off), attention {share:.0%} of the longest"
+
+
 def axes_for(device: str, quick: bool) -> dict[str, list[Point]]:
     """What is varied: name -> points, smallest first."""
     tiny = {"rollouts, next to no model": [Point("tiny", prompts, 8, 16) for prompts in (8, 32, 128, 512)]}
@@ -160,8 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--axis", help="only axes whose name holds this")
     found = arguments_of(__doc__, parser, argv)
-    table = Table(["axis", "point", "work", "rollout", "learn", "rest", "rest of step"], found.output)
-    named = {"group size": "group", "completion length": "length", "model": "model"}
+    table = Table(["axis", "point", "rollout (its work)", "learn (its work)", "rest (rollouts)", "rest of step"], found.output)
     notes = []
     for axis, points in axes_for(found.device, found.quick).items():
         if found.axis and found.axis not in axis:
@@ -169,14 +180,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = measure(points, 1 if found.quick else found.rounds, found.clock, found.device)
         work = [point.work() for point in points]
         for point, counted, spent in zip(points, work, seconds, strict=True):
-            grown = counted["rollout"] + counted["learn"], work[0]["rollout"] + work[0]["learn"]
-            cells = [f"{spent[stage] / seconds[0][stage]:.1f}" for stage in STAGES]
-            size = str(getattr(point, named.get(axis, "rollouts")))
-            table.row(axis, size, f"{grown[0] / grown[1]:.1f}", *cells, f"{spent['rest'] / sum(spent.values()):.1%}")
-        slopes = ", ".join(f"{stage} {exponent([w[stage] for w in work], [s[stage] for s in seconds]):.2f}" for stage in ("rollout", "learn"))
-        if axis.startswith("rollouts"):
-            slopes += f", rest {exponent([w['rest'] for w in work], [s['rest'] for s in seconds]):.2f}"
-        notes.append(f"{axis}: {slopes}")
+            cells = [f"{spent[s] / seconds[0][s]:.1f} ({counted[s] / work[0][s]:.1f})" for s in STAGES]
+            table.row(
+                axis, str(getattr(point, VARIED.get(axis, "rollouts"))), *cells, f"{spent['rest'] / sum(spent.values()):.1%}"
+            )
+        growing = [s for s in STAGES if work[-1][s] > work[0][s]]
+        slopes = (f"{s} {exponent([w[s] for w in work], [spent[s] for spent in seconds]):.2f}" for s in growing)
+        notes.append(f"{axis}: {', '.join(slopes)}")
+        if axis == "completion length" and len(points) > 2:
+            notes.append(of_attention(points, [spent["rollout"] for spent in seconds]))
     table.note(f"Exponents of seconds over work. {'; '.join(notes)}.")
 
 
