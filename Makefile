@@ -8,12 +8,13 @@ LOGIC := $(VENV)/.logic
 EDITABLE := -e . -e plugins/popo -e plugins/grpo -e plugins/ppo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-all check format clean
+.PHONY: help setup demo test test-all bench check format clean
 
 help:
 	@echo "make demo      set up, then train the embedded default with POPO (about 3 minutes the first time)"
 	@echo "make test      set up, then the tests"
 	@echo "make test-all  the slow tests too"
+	@echo "make bench     the benchmarks of the engine, tables into runs/bench (about 15 minutes)"
 	@echo "make check     ruff, mypy, docs"
 
 setup: $(READY)
@@ -37,6 +38,10 @@ test: $(LOGIC)
 
 test-all: $(LOGIC)
 	$(BIN)/python -m pytest -q -n 2
+
+bench: setup
+	for name in rollout_tail positive_rate memory scaling; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name/run.py --output runs/bench/$$name || exit 1; done
 
 check: setup
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +58,7 @@ def train(training: Training, after_step: Callable[[int], bool]) -> int:
 def take_step(training: Training, step: int) -> None:
     """One step, stage by stage. A step without signal is counted and reported, and moves nothing."""
     spec, clock, learner = training.spec, training.clock, training.learner
-    started = time.perf_counter()
+    started = clock.now()
 
     drawn = draw(training, step)
     collected, batch, credit = drawn.collected, drawn.batch, drawn.credit
@@ -74,7 +73,7 @@ def take_step(training: Training, step: int) -> None:
     metrics["learn/skipped"] = float(not learned)
     metrics["learn/learning_rate"] = learner.scheduler.get_last_lr()[0]
 
-    metrics |= time_metrics(clock.take(), time.perf_counter() - started, collected.drawn, batch if learned else None)
+    metrics |= time_metrics(clock.take(), clock.now() - started, collected.drawn, batch if learned else None)
     training.tell(StepFinished(step, metrics, shown(collected.drawn)))
     for line in training.alarm.listen(collected.drawn):
         training.tell(Notice(line, "warning"))

@@ -10,6 +10,7 @@ Masks come from lengths: a policy may well sample the pad token.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -144,7 +145,7 @@ class Rollout:
     @property
     def group_index(self) -> int:
         """Its place in ``group_rewards``."""
-        return self.key.sample - sum(sample < self.key.sample for sample in self.group_dropped)
+        return self.key.sample - bisect_left(self.group_dropped, self.key.sample)
 
 
 @dataclass(frozen=True)

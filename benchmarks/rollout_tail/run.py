@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import CLOCKS, PAD, Table, arguments_of, random_qwen2
 
 from rlvr_core.components.options import TransformersEngineOptions
 from rlvr_core.records import Request, RowKey, Sampling
 from rlvr_core.rollout.transformers_engine import TransformersEngine
-
-PAD = 0
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,6 @@ class Handle:
     @torch.no_grad()
     def decode(self, **inputs: Any) -> Any:
         return self.model(**inputs)
-
-
-def random_qwen2(size: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """8.5 M parameters for a CPU, 0.5 B for an accelerator. Random weights: every token is about as likely as any other."""
-    shape = {
-        "8M": {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1152, "num_hidden_layers": 4, "num_attention_heads": 4},
-        "0.5B": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
-    }[size]  # fmt: skip
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        **shape, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=1
-    )
-    return Qwen2ForCausalLM(config).to(device, dtype).eval()
 
 
 def ours(work: Work, seed: int) -> int:
@@ -129,7 +118,7 @@ def generate(work: Work, seed: int) -> int:
     return int(lengths.sum())
 
 
-def rates(work: Work, ways: list[Callable[[Work, int], int]], rounds: int, clock: Callable[[], float]) -> list[float]:
+def rates(work: Work, ways: Sequence[Callable[[Work, int], int]], rounds: int, clock: Callable[[], float]) -> list[float]:
     """Useful tokens a second of each way: the median of ``rounds`` rounds in which they take turns."""
     found: list[list[float]] = [[] for _ in ways]
     for turn in range(rounds):
@@ -142,29 +131,28 @@ def rates(work: Work, ways: list[Callable[[Work, int], int]], rounds: int, clock
     return [statistics.median(rate) for rate in found]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print a row for each spread."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("--mean", type=int, default=32, help="mean completion length, before it is cut")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds that this process computed")
-    arguments = parser.parse_args()
-    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
-    gpu = arguments.device != "cpu"
-    model = random_qwen2("0.5B" if gpu else "8M", arguments.device, torch.bfloat16 if gpu else torch.float32)
-    draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(16, 64, (16,), generator=draw).tolist()
-    prompts = [tuple(torch.randint(2, 4096, (length,), generator=draw).tolist()) for length in lengths]
+    found = arguments_of(__doc__, parser, argv)
+    gpu, clock = found.device != "cpu", CLOCKS[found.clock]
+    name, number, group, spreads, mean, rounds = "0.5B" if gpu else "8M", 16, 8, (1, 2, 4, 8), found.mean, found.rounds
+    if found.quick:
+        name, number, group, spreads, mean, rounds = "tiny", 4, 2, (1, 2), 4, 1
+    model = random_qwen2(name, found.device, torch.bfloat16 if gpu else torch.float32)
     size = model.config.vocab_size
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(16, 64, (number,), generator=draw).tolist()
+    prompts = [tuple(torch.randint(2, min(size, 4096), (length,), generator=draw).tolist()) for length in lengths]
     rates(Work(model, prompts[:2], 2, (), 4), [ours, bare, generate], 1, clock)  # whatever is done once
-    print("| completion lengths | ours / generate | ours / bare loop | useful tokens/s |\n| --- | --- | --- | --- |", flush=True)
-    for spread in (1, 2, 4, 8):
-        ends = () if spread == 1 else tuple(range(size - size // arguments.mean, size))
-        work = Work(model, prompts, 8, ends, spread * arguments.mean)
-        mine, plain, theirs = rates(work, [ours, bare, generate], arguments.rounds, clock)
-        name = f"all {work.limit}" if spread == 1 else f"geometric, mean {arguments.mean}, cut at {work.limit}"
-        print(f"| {name} | {mine / theirs:.1f} | {mine / plain:.2f} | {mine:,.0f} |", flush=True)
+    table = Table(["completion lengths", "ours / generate", "ours / bare loop", "useful tokens/s"], found.output)
+    for spread in spreads:
+        ends = () if spread == 1 else tuple(range(size - size // mean, size))
+        work = Work(model, prompts, group, ends, spread * mean)
+        mine, plain, theirs = rates(work, [ours, bare, generate], rounds, clock)
+        label = f"all {work.limit}" if spread == 1 else f"geometric, mean {mean}, cut at {work.limit}"
+        table.row(label, f"{mine / theirs:.1f}", f"{mine / plain:.2f}", f"{mine:,.0f}")
 
 
 if __name__ == "__main__":

@@ -48,19 +48,19 @@ def micro_batch(
     def cut(values: Tensor) -> Tensor:
         return values[index, :width].to(device, dtype)
 
-    ones = torch.ones(batch.mask.shape, dtype=torch.float64)
+    ones = torch.ones(len(index), width, dtype=dtype, device=device)  # not the whole batch's: this is run for every micro-batch
     fixed = {f"old_{name}": cut(values) for name, values in batch.provided.items()}
     if credit is not None and credit.returns is not None:
         fixed["returns"] = cut(credit.returns)
     return MicroBatch(
         chosen=batch.chosen[index].to(device),
         mask=batch.mask[index, :width].to(device),
-        advantage=cut(credit.advantage if credit else torch.zeros_like(ones)),
-        weight=cut(credit.weight if credit else ones),
-        row_weight=(credit.row_weight if credit else ones[:, 0])[index].to(device, dtype),
+        advantage=cut(credit.advantage) if credit else torch.zeros_like(ones),
+        weight=cut(credit.weight) if credit else ones,
+        row_weight=credit.row_weight[index].to(device, dtype) if credit else torch.ones(len(index), dtype=dtype, device=device),
         old_logprobs=cut(batch.logprobs),
         sampling_logprobs=cut(batch.sampling_logprobs),
-        importance=cut(credit.importance if credit else ones),
+        importance=cut(credit.importance) if credit else ones.clone(),
         temperature=root.numerics.temperature,
         references={label: {q: cut(v) for q, v in quantities.items()} for label, quantities in batch.references.items()},
         fixed=fixed,

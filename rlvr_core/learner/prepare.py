@@ -150,8 +150,9 @@ class Preparer:
             everyone = gather_object(results)
         for rows, found in everyone:
             for name, values in found.items():
-                target = gathered.setdefault(name, torch.zeros(batch.mask.shape, dtype=torch.float64))
-                target[rows, : values.shape[1]] = values
+                if name not in gathered:
+                    gathered[name] = torch.zeros(batch.mask.shape, dtype=torch.float64)
+                gathered[name][rows, : values.shape[1]] = values
         gathered = {name: values.where(batch.mask, 0.0) for name, values in gathered.items()}
         logprobs = gathered.pop("logprobs", None)
         return replace(

@@ -81,7 +81,7 @@ class _LinearScores(torch.autograd.Function):
         matrix = weight.to(dtype)
         for start in range(0, len(ids), chunk):
             here = slice(start, start + chunk)
-            z, _ = _logits(hidden[here].to(dtype), matrix, bias, scale, softcap, temperature)
+            z = _logits(hidden[here].to(dtype), matrix, bias, scale, softcap, temperature)[0]
             chosen = z.gather(-1, ids[here, None]).squeeze(-1)
             top = z.max(-1, keepdim=True).values
             p = (z - top).exp_() if entropy else z.sub_(top).exp_()
@@ -90,6 +90,7 @@ class _LinearScores(torch.autograd.Function):
             logprobs[here] = chosen - normalisers[here]
             if entropy:
                 means[here] = (p.mul_(z)).sum(-1) / total
+            del z, p  # or the next chunk's logits are made beside this one's
         ctx.save_for_backward(hidden, ids, weight, bias, normalisers, means)
         ctx.settings = (scale, softcap, temperature, chunk, entropy, dtype)
         found = normalisers - means if entropy else torch.zeros_like(logprobs)
@@ -123,6 +124,7 @@ class _LinearScores(torch.autograd.Function):
                 to_weight.addmm_(to_z.T, h) if to_weight.dtype == dtype else to_weight.add_(to_z.T @ h)
             if to_bias is not None:
                 to_bias += to_z.sum(0)
+            del z, p, to_z, slope
         return (
             to_hidden, None, None if to_weight is None else to_weight.to(weight.dtype), None if to_bias is None else to_bias.to(bias.dtype),
             None, None, None, None, None,

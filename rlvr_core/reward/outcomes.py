@@ -81,10 +81,9 @@ def with_group_rewards(rollouts: Sequence[Rollout]) -> list[Rollout]:
             dropped.setdefault(rollout.key.group, []).append(rollout.key.sample)
         else:
             counting.setdefault(rollout.key.group, []).append(rollout.reward)
-    return [
-        replace(r, group_rewards=tuple(counting.get(r.key.group, ())), group_dropped=tuple(dropped.get(r.key.group, ())))
-        for r in rollouts
-    ]
+    groups = {r.key.group for r in rollouts}  # one tuple a group, which its members share: a copy each would be G x G numbers
+    filled = {group: (tuple(counting.get(group, ())), tuple(dropped.get(group, ()))) for group in groups}
+    return [replace(r, group_rewards=filled[r.key.group][0], group_dropped=filled[r.key.group][1]) for r in rollouts]
 
 
 def _settled(rollout: Rollout, weights: Mapping[str, float], policies: Policies) -> Rollout:

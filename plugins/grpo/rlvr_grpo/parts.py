@@ -128,6 +128,7 @@ class Dynamic(Sampler):
         groups = sorted({r.key.group for r in scored})
         if round == 0:
             self._wanted = len(groups)
-        telling = {r.key.group for r in scored if max(r.group_rewards) - min(r.group_rewards) > self.options.tolerance}
+        rewards = {r.key.group: r.group_rewards for r in scored}
+        telling = {group for group, known in rewards.items() if max(known) - min(known) > self.options.tolerance}
         used = set([group for group in groups if group in telling][: self._wanted])
         return Selection([r for r in scored if r.key.group in used], refill=self._wanted - len(used))
