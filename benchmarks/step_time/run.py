@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", choices=sorted(workload.SIZES), default="0.5B" if torch.cuda.is_available() else "9M")
     parser.add_argument(
-        "--trl-rows", type=int, default=16, help="TRL's per_device_train_batch_size; accumulation makes up the rest"
+        "--trl-rows", type=int, default=32, help="TRL's per_device_train_batch_size; the fastest of 16, 32, 128 on 2 cores"
     )
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="environment for TRL")
     parser.add_argument("--without-trl", action="store_true", help="compare with the bare loop alone")
