@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from rlvr_core.contracts import Reward
 from rlvr_core.records import Outcome, RewardItem
-from rlvr_core.reward.comparing import compare
+from rlvr_core.reward.comparing import compare, not_understood
 from rlvr_core.reward.extraction import boxed, extract
 from rlvr_core.reward.normal_form import normal_form
 from rlvr_core.reward.numbers import as_number
@@ -25,6 +25,7 @@ class MathReward(Reward):
 
     options: MathOptions
     states_answers = True
+    looks_at_golds = True
 
     def start(self) -> Sequence[str]:
         """Import and warm up the symbolic layer (half a second)."""
@@ -38,6 +39,10 @@ class MathReward(Reward):
     def as_completion(self, gold: str) -> str:
         """A completion that states this gold."""
         return boxed(gold)
+
+    def gold_problems(self, golds: Sequence[str]) -> list[str]:
+        """Golds that are not understood can be compared as text at most: the same answer written otherwise would count as wrong."""
+        return [not_understood(gold) for gold in golds]
 
     def answer(self, completion: str) -> str | None:
         """The final answer in normal form; of a number its value."""

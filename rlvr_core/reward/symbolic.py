@@ -68,15 +68,18 @@ def variables(text: str) -> set[str]:
     return set(re.findall("[A-Za-z]", bare))
 
 
+_WORD_BELOW = re.compile(r"_\{([A-Za-z]{2,8})\}")
+"""A subscript of several letters; the parser wants a number there."""
+
+
 def _for_sympy(text: str, cased: bool) -> str:
     """Decimals as fractions, so that every comparison is exact; functions with their backslash; capitals told from small letters."""
-    text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text)
+    if "(" not in text:
+        text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text)
+    text = _WORD_BELOW.sub(lambda word: f"_{{{int.from_bytes(word[1].encode())}}}", text)
     text = re.sub(r"(?<![A-Za-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(rf"(?<![A-Za-z\\])({FUNCTION_NAMES.replace(' ', '|')})(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"\^-([0-9]+|[A-Za-z])", r"^{-\1}", text)
-    text = re.sub(
-        r"_\{([A-Za-z]{2,8})\}", lambda word: f"_{{{int.from_bytes(word[1].encode())}}}", text
-    )  # the parser wants numbers
     if cased:  # the parser takes N for n
         text = re.sub(r"(?<![A-Za-z\\])[A-Z](?![A-Za-z_])", lambda letter: f"{letter[0].lower()}_{{77}}", text)
 

@@ -7,10 +7,10 @@ import re
 _SPELLINGS = (
     "millimeter mm millimeters millimetre millimetres|centimeter cm centimeters centimetre centimetres|decimeter dm decimeters|"
     "meter meters metre metres|kilometer km kms kilometers kilometre kilometres|inch in inches|foot ft feet|yard yd yards|"
-    "mile mi miles|milligram mg milligrams|gram grams|kilogram kg kgs kilograms|ounce oz ounces|pound lb lbs pounds|ton tons|"
+    "mile mi miles|milligram mg milligrams|gram grams|kilogram kg kgs kilograms|ounce oz ounces|pound lb lbs pounds GBP £|ton tons|"
     "tonne tonnes|milliliter ml mL milliliters|liter liters litre litres|gallon gal gallons|quart qt quarts|pint pt pints|cup cups|"
     "second sec secs seconds|minute min mins minutes|hour hr hrs hours|day days|week weeks|month months|year yr yrs years|"
-    "degree degrees|radian rad radians|dollar dollars usd USD ¤|cent cents|euro euros EUR €|pound_sterling GBP £|yen ¥|"
+    "degree degrees|radian rad radians|dollar dollars usd USD ¤|cent cents|euro euros EUR €|yen ¥|"
     "rupee rupees ₹ Rs|unit units|mph|kmh kph|people person persons|child children|man men|woman women"
 )
 _CANONICAL = {word: line.split()[0] for line in _SPELLINGS.split("|") for word in line.split()}
@@ -18,103 +18,15 @@ _CANONICAL |= {"h": "hour", "s": "second", "m": "meter", "mph": "mile/hour", "km
 _SIGNS = "¤€£¥₹"
 _UNSPACED = frozenset({"mm", "cm", "km", "kg", *_SIGNS})
 """Short units that may stand right behind a number; other letters there are names, as in ``2pt``."""
-_NOT_COUNTED = frozenset(
-    [
-        "and",
-        "but",
-        "for",
-        "nor",
-        "not",
-        "out",
-        "than",
-        "then",
-        "the",
-        "thus",
-        "with",
-        "about",
-        "maybe",
-        "more",
-        "most",
-        "less",
-        "fewer",
-        "plus",
-        "minus",
-        "times",
-        "point",
-        "negative",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "fourth",
-        "fourths",
-        "quarter",
-        "quarters",
-        "fifth",
-        "fifths",
-        "sixth",
-        "sixths",
-        "seventh",
-        "sevenths",
-        "eighth",
-        "eighths",
-        "ninth",
-        "ninths",
-        "tenth",
-        "tenths",
-        "hundredth",
-        "hundredths",
-        "thousandth",
-        "thousandths",
-        "tens",
-        "dozen",
-        "dozens",
-        "score",
-        "scores",
-        "hundred",
-        "hundreds",
-        "thousand",
-        "thousands",
-        "million",
-        "millions",
-        "billion",
-        "billions",
-        "trillion",
-        "trillions",
-        "lakh",
-        "lakhs",
-        "crore",
-        "crores",
-        "pair",
-        "pairs",
-        "couple",
-        "couples",
-        "gross",
-        "squared",
-        "cubed",
-        "choose",
-        "factorial",
-        "factorials",
-        "mod",
-        "modulo",
-        "percent",
-        "percents",
-        "base",
-        "perhaps",
-        "always",
-        "others",
-        "unless",
-        "plus",
-        "guess",
-        "is",
-        "was",
-        "has",
-        "this",
-        "its",
-        "yes",
-        "degrees",
-    ]
+_NOT_COUNTED_WORDS = (
+    "and but for nor not out than then the thus with about maybe more most less fewer plus minus times point negative half "
+    "halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth "
+    "ninths tenth tenths hundredth hundredths thousandth thousandths tens dozen dozens score scores hundred hundreds thousand "
+    "thousands million millions billion billions trillion trillions lakh lakhs crore crores pair pairs couple couples gross "
+    "squared cubed choose factorial factorials mod modulo percent percents base perhaps always others unless plus guess is "
+    "was has this its yes degrees"
 )
+_NOT_COUNTED = frozenset(_NOT_COUNTED_WORDS.split())
 _WORD = r"(?:(?:[A-Za-z]{2,}|(?<=/)[hsm])(?:\^\{?[23]\}?)?)"
 _TAIL = re.compile(
     rf"(?P<value>.*(?:[0-9.)}}]|\\pi|\\sqrt[0-9])) ?(?P<unit>{_WORD}(?:(?: ?/ ?| ){_WORD}){{0,4}}|[{_SIGNS}])", re.DOTALL
