@@ -65,7 +65,19 @@ def test_golds_of_every_kind_are_understood(gold: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "gold", ["", " ", "}", "(1,2", "t(0,4]", r"\sum_{k=1}^n k", "x^2+", r"\frac{1}{", "9^{9^9}", "the sum of all of them"]
+    "gold",
+    [
+        "",
+        " ",
+        "}",
+        "(1,2",
+        "t(0,4]",
+        r"\sum_{k=1}^n k",
+        "x^2+",
+        r"\frac{1}{",
+        "9^{9^9}",
+        "f(x)=ax+b, where b is any integer at all",
+    ],
 )
 def test_golds_that_only_their_own_text_would_equal_are_not_understood(gold: str) -> None:
     assert not_understood(gold)

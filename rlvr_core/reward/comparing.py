@@ -17,9 +17,11 @@ MAX_PARTS = 64
 """Parts of the longest unordered list that is compared."""
 EQUAL = Verdict(1.0, "ok", "equal text")
 _NAME = re.compile(
-    r"\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z\\ ]+\}))?(?: ?[A-Z]+(?:_[0-9])?)?'?(?:\([a-z](?:[,;][a-z])*\))?|\([a-z](?:[,;][a-z])+\)"
+    r"m?\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z\\ ]+\}))?(?: ?[A-Z]+(?:_[0-9])?)?'?(?:\([A-Za-z0-9]+(?:[,;][A-Za-z0-9]+)*\))?|\([a-z](?:[,;][a-z])+\)"
 )
 _WORDS = re.compile(r"(?=.*[A-Za-z]{3}|no$|No$)[A-Za-z0-9]+(?:[ -][A-Za-z0-9]+){0,5}")
+_LETTERS = re.compile(r"[A-Za-z]{3,}|[A-Z]{2,}")
+"""Words, names and sequences more likely than products: HHT is not HTH."""
 _BASE = re.compile(r"(?P<digits>-?[0-9A-Fa-f]+)_(?P<base>[0-9]|\{[0-9]+\})")
 _CLOCK = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
@@ -128,7 +130,7 @@ def _unnamed(form: Form) -> Form:
     """``x=1;x=2`` or ``x=1;2`` as ``1;2``; unchanged where several names, or anything but names, stand there."""
     parts = form.parts if form.kind == "list" else (form,)
     relations = [part for part in parts if part.kind == "relation"]
-    names = {part.parts[0].text for part in relations}
+    names = {re.sub(r"_[0-9]$", "", part.parts[0].text) for part in relations}
     simple = all(part.marks == ("=",) and _NAME.fullmatch(part.parts[0].text) for part in relations)
     if not simple or len(names) != 1 or parts[0].kind != "relation":
         return form
@@ -173,7 +175,7 @@ def _values(gold: str, answer: str) -> Verdict:
     if numbers[0] is not None and numbers[1] is not None:
         equal = numbers[0] == numbers[1]
         return Verdict(float(equal), "ok", "equal numbers" if equal else "another number")
-    if any(_is_words(text) for text in (g, a)):
+    if any(_is_words(text) for text in (g, a)) or all(_LETTERS.fullmatch(text) for text in (g, a)):
         return _words(g, a)
     for side, number, text in (("gold", numbers[0], g), ("answer", numbers[1], a)):
         why = refuse(text) if number is None else ""

@@ -46,6 +46,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\sqrt\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\degree(?![a-z])", " degrees "),
+        (r"degrees\s+C(?:elsius)?(?![A-Za-z])", "celsius"),
+        (r"degrees\s+F(?:ahrenheit)?(?![A-Za-z])", "fahrenheit"),
         (r"(\\(?:sin|cos|tan|cot|sec|csc)) ?[({]?([0-9]+) ?degrees ?[)}]?", r"\1(\\frac{\2\\pi}{180})"),
         (r"\\%|(?<=[0-9}])\s*(?:per ?cent)(?![a-z])", "%"),
         (r"\\(?:leqslant|leqq|leq)(?![a-z])", r"\\le"),
@@ -73,7 +75,7 @@ _UPRIGHT = re.compile(_FONTS + r"\s*\{(?:\s|~|\\,)*([mgshlL])(/[sh])?\s*\}")
 _FONT = re.compile(_FONTS + r"\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
 _LOOSE_SPACE = re.compile(
-    r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])|(?:(?<=[0-9])|(?<![A-Za-z][A-Za-z])(?<=[A-Za-z])) (?=[A-DF-Za-df-z](?![A-Za-z]))"
+    r"(?<![0-9A-Za-z)}]) |(?<=[)}]) (?![A-Za-z]{2})| (?![0-9A-Za-z])|(?:(?<=[0-9])|(?<![A-Za-z][A-Za-z])(?<=[A-Za-z])) (?=[A-DF-Za-df-z](?![A-Za-z]))"
 )
 
 
@@ -86,7 +88,8 @@ def normal_form(text: str) -> str:
         text = _without_fonts(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return _LOOSE_SPACE.sub("", _SPACE.sub(" ", text)).strip().removesuffix(".").strip()
+    text = _LOOSE_SPACE.sub("", _SPACE.sub(" ", text)).strip()
+    return text if text.endswith("..") else text.removesuffix(".").strip()
 
 
 def _as_ascii(match: re.Match[str]) -> str:

@@ -57,7 +57,7 @@ def _refuse_shape(text: str) -> str:
         return "is a number out of range"
     if re.search(r"[0-9] ?_", text):
         return "is written in another base"
-    if re.search(r"[`\"#&;@?:=<>~$]|\|\||\\\\", text) or not text.isascii():
+    if re.search(r"[`'\"#&;@?:=<>~$]|\|\||\\\\", text) or not text.isascii():
         return "is not mathematics"
     if re.search(r"[-+]{3}", text):
         return "holds a run of signs"

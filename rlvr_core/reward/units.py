@@ -10,7 +10,7 @@ _SPELLINGS = (
     "mile mi miles|milligram mg milligrams|gram grams|kilogram kg kgs kilograms|ounce oz ounces|pound lb lbs pounds GBP £|ton tons|"
     "tonne tonnes|milliliter ml mL milliliters|liter liters litre litres|gallon gal gallons|quart qt quarts|pint pt pints|cup cups|"
     "second sec secs seconds|minute min mins minutes|hour hr hrs hours|day days|week weeks|month months|year yr yrs years|"
-    "degree degrees|radian rad radians|dollar dollars usd USD ¤|cent cents|euro euros EUR €|yen ¥|"
+    "degree degrees|celsius|fahrenheit|kelvin kelvins|radian rad radians|dollar dollars usd USD ¤|cent cents|euro euros EUR €|yen ¥|"
     "rupee rupees ₹ Rs|unit units|mph|kmh kph|people person persons|child children|man men|woman women"
 )
 _CANONICAL = {word: line.split()[0] for line in _SPELLINGS.split("|") for word in line.split()}
