@@ -17,11 +17,15 @@ MAX_PARTS = 64
 """Parts of the longest unordered list that is compared."""
 EQUAL = Verdict(1.0, "ok", "equal text")
 _NAME = re.compile(
-    r"m?\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z\\ ]+\}))?(?: ?[A-Z]+(?:_[0-9])?)?'?(?:\([A-Za-z0-9]+(?:[,;][A-Za-z0-9]+)*\))?|\([a-z](?:[,;][a-z])+\)"
+    r"m?\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z\\ ]+\}))?(?: ?[A-Z]+(?:_[0-9])?)?'?(?:\([A-Za-z0-9]+(?:[,;][A-Za-z0-9]+)*\))?"
+    r"|\([a-z](?:[,;][a-z])+\)"
 )
+"""What an answer may be called: ``x``, ``f(x)``, ``P(A)``, ``\\angle ABC``, ``(x,y)``."""
 _WORDS = re.compile(r"(?=.*[A-Za-z]{3}|no$|No$)[A-Za-z0-9]+(?:[ -][A-Za-z0-9]+){0,5}")
 _LETTERS = re.compile(r"[A-Za-z]{3,}|[A-Z]{2,}")
 """Words, names and sequences more likely than products: HHT is not HTH."""
+_SIGN = re.compile(r"[A-Z]|\\emptyset|\\mathbb\{[A-Z]\}")
+"""What is itself and nothing else: the letter of a choice, the empty set, a set of numbers."""
 _BASE = re.compile(r"(?P<digits>-?[0-9A-Fa-f]+)_(?P<base>[0-9]|\{[0-9]+\})")
 _CLOCK = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
@@ -175,6 +179,8 @@ def _values(gold: str, answer: str) -> Verdict:
     if numbers[0] is not None and numbers[1] is not None:
         equal = numbers[0] == numbers[1]
         return Verdict(float(equal), "ok", "equal numbers" if equal else "another number")
+    if any(_SIGN.fullmatch(text) for text in (g, a)):
+        return Verdict(float(g == a), "ok", "equal text" if g == a else "another expression")
     if any(_is_words(text) for text in (g, a)) or all(_LETTERS.fullmatch(text) for text in (g, a)):
         return _words(g, a)
     for side, number, text in (("gold", numbers[0], g), ("answer", numbers[1], a)):

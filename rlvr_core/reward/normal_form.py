@@ -75,7 +75,8 @@ _UPRIGHT = re.compile(_FONTS + r"\s*\{(?:\s|~|\\,)*([mgshlL])(/[sh])?\s*\}")
 _FONT = re.compile(_FONTS + r"\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\s+")
 _LOOSE_SPACE = re.compile(
-    r"(?<![0-9A-Za-z)}]) |(?<=[)}]) (?![A-Za-z]{2})| (?![0-9A-Za-z])|(?:(?<=[0-9])|(?<![A-Za-z][A-Za-z])(?<=[A-Za-z])) (?=[A-DF-Za-df-z](?![A-Za-z]))"
+    r"(?<![0-9A-Za-z)}]) |(?<=[)}]) (?![A-Za-z]{2})| (?![0-9A-Za-z])"
+    r"|(?:(?<=[0-9])|(?<![A-Za-z][A-Za-z])(?<=[A-Za-z])) (?=[A-DF-Za-df-z](?![A-Za-z]))"
 )
 
 

@@ -59,6 +59,8 @@ def _refuse_shape(text: str) -> str:
         return "is written in another base"
     if re.search(r"[`'\"#&;@?:=<>~$]|\|\||\\\\", text) or not text.isascii():
         return "is not mathematics"
+    if re.search(r"[\[\]]", re.sub(r"\\sqrt\[[^\[\]]*\]", "", text)):
+        return "holds a list or an open bracket"
     if re.search(r"[-+]{3}", text):
         return "holds a run of signs"
     if re.search(r"(?<![0-9.])0\^\{?0", text):
