@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from rlvr_core.contracts import Reward
-from rlvr_core.errors import DataError
+from rlvr_core.errors import DataError, SpecError
 from rlvr_core.events import Event, Notice
 from rlvr_core.records import Example, RewardItem, Rollout
 from rlvr_core.rollout.collect import WeightedReward
 from rlvr_core.rollout.prompts import prompt_text
+from rlvr_core.tasks.sequences import kept
 
 GOLDS_CHECKED = 256
+GOLDS_SHOWN = 5
+"""Rows that an error about golds spells out."""
 
 
 def check_golds(rewards: Sequence[WeightedReward], examples: Sequence[Example], tell: Callable[[Event], None]) -> None:
@@ -34,6 +38,60 @@ def check_golds(rewards: Sequence[WeightedReward], examples: Sequence[Example], 
             tell(Notice(line, "warning"))
         else:
             tell(Notice(f"golds: {len(some)} of {len(some)} checked score 1 by '{label}'"))
+
+
+def with_usable_golds(
+    examples: Sequence[Example],
+    rewards: Sequence[WeightedReward],
+    unusable: Literal["error", "drop"],
+    tell: Callable[[Event], None],
+    ranks: int = 1,
+) -> Sequence[Example]:
+    """The examples by whose golds every reward can judge; ``unusable`` says whether others are an error or left out.
+
+    Raises DataError that names them, also where none is left; SpecError where ``drop`` has no effect. Only the first of several ranks
+    looks, so that all agree.
+    """
+    asked = [weighted for weighted in rewards if weighted.reward.looks_at_golds]
+    if not asked:
+        if unusable == "drop":
+            raise SpecError("scoring.unusable_golds: drop has no effect: no reward of this run looks at golds; leave it out")
+        return examples
+    golds = list(dict.fromkeys(example.gold for example in examples))
+    problems = _told_by_first(lambda: _gold_problems(golds, asked), ranks)
+    bad = [example for example in examples if example.gold in problems]
+    if not bad:
+        return examples
+    names = ", ".join(f"{example.id} ({_short(example.gold, 60)!r}: {problems[example.gold]})" for example in bad[:GOLDS_SHOWN])
+    more = f" and {len(bad) - GOLDS_SHOWN} more" if len(bad) > GOLDS_SHOWN else ""
+    line = f"{len(bad)} of {len(examples)} golds cannot be judged by: {names}{more}"
+    if unusable == "error":
+        raise DataError(f"{line}; correct them, or leave them out with scoring.unusable_golds: drop")
+    if len(bad) == len(examples):
+        raise DataError(f"{line}; map the right answer column, or use another reward")
+    tell(Notice(f"golds: {line}; left out"))
+    return kept(examples, lambda some: [example for example in some if example.gold not in problems])
+
+
+def _gold_problems(golds: Sequence[str], rewards: Sequence[WeightedReward]) -> dict[str, str]:
+    """Gold -> what is wrong with it, and by which reward."""
+    found: dict[str, str] = {}
+    for weighted in rewards:
+        for gold, problem in zip(golds, weighted.reward.gold_problems(golds), strict=True):
+            if problem:
+                found.setdefault(gold, f"{weighted.label}: {problem}")
+    return found
+
+
+def _told_by_first(find: Callable[[], dict[str, str]], ranks: int) -> dict[str, str]:
+    if ranks == 1:
+        return find()
+    from accelerate.utils import broadcast_object_list
+    from torch.distributed import get_rank
+
+    told = [find() if get_rank() == 0 else {}]
+    broadcast_object_list(told, from_process=0)
+    return told[0]
 
 
 def failing_golds(examples: Sequence[Example], reward: Reward) -> list[tuple[str, str, str]]:

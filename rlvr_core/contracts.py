@@ -176,6 +176,9 @@ class Reward(Component, ABC):
     states_answers: bool = False
     """Whether ``answer`` finds answers; otherwise there is no vote."""
 
+    looks_at_golds: bool = False
+    """Whether ``gold_problems`` is to be asked before a run."""
+
     @abstractmethod
     def score(self, items: Sequence[RewardItem]) -> Sequence[Outcome]:
         """One outcome an item, in order. A bad completion is an outcome; an exception is taken for status ``error``, an RlvrError ends
@@ -184,6 +187,11 @@ class Reward(Component, ABC):
     def as_completion(self, gold: str) -> str | None:
         """The gold written as a completion that must get full marks; None where the reward cannot be checked so."""
         return None
+
+    def gold_problems(self, golds: Sequence[str]) -> Sequence[str]:
+        """For each gold why no completion can be judged by it; empty text where one can. Asked before a run, where
+        ``looks_at_golds``, once for every gold; `scoring.unusable_golds` says what becomes of such rows."""
+        return [""] * len(golds)
 
     def answer(self, completion: str) -> str | None:
         """What the reward takes for the completion's answer, written so that equal answers are equal text; None where it finds none.

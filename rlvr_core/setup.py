@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
+from rlvr_core.checks import with_usable_golds
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
@@ -72,6 +73,11 @@ def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event],
     )
     if not len(examples):
         raise SpecError("task: has no training problems")
+    rewards = [WeightedReward(label, scoring.rewards[label], bound.weight or 0.0) for label, bound in resolved.rewards.items()]
+    examples, held_out = (
+        with_usable_golds(split, rewards, spec.scoring.unusable_golds, tell, accelerator.num_processes)
+        for split in (examples, held_out)
+    )
     policy = load_policy(source, spec.model, accelerator)
     clock = Clock()
     objective = build_objective(resolved.objective)
@@ -81,7 +87,6 @@ def _build(resolved: Resolved, accelerator: Accelerator, tell: Callable[[Event],
     engine.start(LocalPolicy(learner, tokenizer))
     for note in engine.notes():
         tell(Notice(note, "warning"))
-    rewards = [WeightedReward(label, scoring.rewards[label], bound.weight or 0.0) for label, bound in resolved.rewards.items()]
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     roller = Roller(
         engine,

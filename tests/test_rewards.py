@@ -19,12 +19,14 @@ from pydantic import ValidationError
 from rlvr_core.checks import failing_golds
 from rlvr_core.errors import DataError, SpecError
 from rlvr_core.records import Example, Outcome, RewardItem
+from rlvr_core.reward.comparing import compare
 from rlvr_core.reward.exact import ExactReward
 from rlvr_core.reward.extraction import MAX_ANSWER, boxed, extract, find_box
 from rlvr_core.reward.function import FunctionReward, load_function
 from rlvr_core.reward.judging import judge
-from rlvr_core.reward.math import MathReward, compare
-from rlvr_core.reward.normal_form import as_number, normal_form
+from rlvr_core.reward.math import MathReward
+from rlvr_core.reward.normal_form import normal_form
+from rlvr_core.reward.numbers import as_number
 from rlvr_core.reward.options import ExactOptions, FunctionOptions, MathOptions
 from rlvr_core.reward.refusal import refuse
 
@@ -190,7 +192,7 @@ def test_another_answer_scores_zero(gold: str, answer: str) -> None:
 
 @pytest.mark.parametrize("answer", EXPLOSIVE)
 def test_what_could_explode_is_refused_before_sympy_sees_it(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlvr_core.reward.math.compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
+    monkeypatch.setattr("rlvr_core.reward.comparing.compare_values", lambda *sides: pytest.fail(f"sympy got {sides}"))
     for gold in ("x+1", "7"):
         assert compare(gold, answer).value == 0.0
     assert refuse(normal_form(answer))
@@ -201,7 +203,7 @@ def test_a_number_is_no_expression_with_variables_and_sympy_is_not_asked(
     gold: str, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cheap where a policy rambles: golds are mostly numbers."""
-    monkeypatch.setattr("rlvr_core.reward.math.compare_symbolic", lambda *sides: pytest.fail(f"sympy got {sides}"))
+    monkeypatch.setattr("rlvr_core.reward.comparing.compare_values", lambda *sides: pytest.fail(f"sympy got {sides}"))
     assert compare(gold, answer).value == 0.0
 
 
@@ -276,7 +278,7 @@ def test_a_failure_inside_the_symbolic_layer_is_an_outcome(monkeypatch: pytest.M
 def test_numbers_never_import_sympy() -> None:
     """Start-up costs nothing on data with plain answers."""
     code = (
-        "import sys; from rlvr_core.reward.math import compare; "
+        "import sys; from rlvr_core.reward.comparing import compare; "
         "assert compare('1,080', '1080').value == 1.0 and compare('72', '73').value == 0.0; "
         "assert 'sympy' not in sys.modules and 'math_verify' not in sys.modules and 'torch' not in sys.modules"
     )

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlvr_core import folder
-from rlvr_core.checks import check_golds
+from rlvr_core.checks import check_golds, with_usable_golds
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Task
 from rlvr_core.errors import SpecError
@@ -37,6 +37,7 @@ from rlvr_core.plugins import Catalogue
 from rlvr_core.policy.handle import FixedPolicy
 from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
 from rlvr_core.policy.root import Numerics, make_quiet, moved
+from rlvr_core.records import Example
 from rlvr_core.reward.scoring import Scoring, start_scoring
 from rlvr_core.rollout.collect import Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt
@@ -130,10 +131,13 @@ def _build(resolved: ResolvedEvaluation, accelerator: Accelerator, tell: Tell, s
     task: Task = resolved.task.build()
     source = model_source(spec.model, accelerator, told)
     tokenizer = load_tokenizer(source, spec.model.trust_remote_code)
-    prompts = read_prompts(task, resolved, tokenizer)
     for line in scoring.ready():
         tell(f"warning: {line}")
     rewards = [WeightedReward(label, scoring.rewards[label], bound.weight or 0.0) for label, bound in resolved.rewards.items()]
+    unusable = spec.scoring.unusable_golds
+    prompts = read_prompts(
+        task, resolved, tokenizer, lambda found: with_usable_golds(found, rewards, unusable, told, accelerator.num_processes)
+    )
     tell(f"task: {task.describe()}")
     check_golds(rewards, [prompt.example for prompt in prompts], told)
     model = load_fixed(source, resolved, accelerator)
@@ -169,8 +173,13 @@ def load_fixed(source: str, resolved: ResolvedEvaluation, accelerator: Accelerat
     return make_quiet(moved(loaded, device=accelerator.device))
 
 
-def read_prompts(task: Task, resolved: ResolvedEvaluation, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The problems to evaluate on, encoded. Raises SpecError where there are none."""
+def read_prompts(
+    task: Task,
+    resolved: ResolvedEvaluation,
+    tokenizer: PreTrainedTokenizerBase,
+    usable: Callable[[Sequence[Example]], Sequence[Example]],
+) -> list[Prompt]:
+    """The problems to evaluate on, those that are ``usable``, encoded. Raises SpecError where there are none."""
     spec = resolved.spec
     examples = task.evaluation() if spec.split == "eval" else task.train()
     if not len(examples):
@@ -179,7 +188,7 @@ def read_prompts(task: Task, resolved: ResolvedEvaluation, tokenizer: PreTrained
         raise SpecError(
             f"task {resolved.task.component.name}: {what}; use --split {other}, or name rows for it in the task's options"
         )
-    examples = fitting(examples, tokenizer, spec.prompt)
+    examples = usable(fitting(examples, tokenizer, spec.prompt))
     number = len(examples) if spec.evaluation.problems is None else min(spec.evaluation.problems, len(examples))
     return [Prompt(example, encode(example, tokenizer, spec.prompt)) for example in (examples[i] for i in range(number))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlvr_core.contracts import Reward
 from rlvr_core.errors import RlvrError
@@ -26,6 +26,19 @@ def judge(label: str, reward: Reward, items: Sequence[RewardItem]) -> list[Outco
         if len(items) == 1:
             return [Outcome(None, "error", said(error))]
     return [outcome for item in items for outcome in judge(label, reward, [item])]
+
+
+class GoldCheck(Reward):
+    """A reward's opinion of golds as outcomes, so that workers can be asked for it: ``ok``, or ``error`` with the reason."""
+
+    def __init__(self, build: Callable[[], Reward]) -> None:
+        self._reward = build()
+        super().__init__(self._reward.options)
+
+    def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
+        """One outcome an item, of its gold alone."""
+        problems = self._reward.gold_problems([item.gold for item in items])
+        return [Outcome(None, "error", problem) if problem else Outcome(1.0) for problem in problems]
 
 
 def said(error: BaseException) -> str:

@@ -1,22 +1,23 @@
 r"""Reward ``math``: the completion's final answer equals the gold, as mathematics.
 
-In layers, each final where it can decide: the same text in normal form; two numbers, exactly; and only then math-verify (sympy),
-with what could explode, or would be misread there, refused first. A wrong 1 is learned, a wrong 0 is only waste: in doubt it is 0.
+In layers, each final where it can decide: the same text in normal form; the same structure (list, tuple, interval, matrix, relation);
+for each value in it two exact numbers; and only then sympy through math-verify's parser, with what could explode, or would be misread
+there, refused first. A wrong 1 is learned, a wrong 0 is only waste: in doubt it is 0.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 
 from rlvr_core.contracts import Reward
 from rlvr_core.records import Outcome, RewardItem
+from rlvr_core.reward.comparing import compare, not_understood
 from rlvr_core.reward.extraction import boxed, extract
-from rlvr_core.reward.normal_form import as_number, normal_form, without_one_sided
+from rlvr_core.reward.normal_form import normal_form
+from rlvr_core.reward.numbers import as_number
 from rlvr_core.reward.options import MathOptions
-from rlvr_core.reward.refusal import refuse
-from rlvr_core.reward.symbolic import Verdict, compare_symbolic, mixes_cases, variables
+from rlvr_core.reward.symbolic import Verdict, compare_values
 
 
 class MathReward(Reward):
@@ -24,10 +25,11 @@ class MathReward(Reward):
 
     options: MathOptions
     states_answers = True
+    looks_at_golds = True
 
     def start(self) -> Sequence[str]:
         """Import and warm up the symbolic layer (half a second)."""
-        compare_symbolic("x+1", "1+x")
+        compare_values("x+1", "1+x")
         return ()
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
@@ -37,6 +39,10 @@ class MathReward(Reward):
     def as_completion(self, gold: str) -> str:
         """A completion that states this gold."""
         return boxed(gold)
+
+    def gold_problems(self, golds: Sequence[str]) -> list[str]:
+        """Golds that are not understood can be compared as text at most: the same answer written otherwise would count as wrong."""
+        return [not_understood(gold) for gold in golds]
 
     def answer(self, completion: str) -> str | None:
         """The final answer in normal form; of a number its value."""
@@ -50,29 +56,3 @@ class MathReward(Reward):
         found = extract(item.completion, self.options.require_box)
         verdict = Verdict(0.0, "no_answer", found.reason) if found.answer is None else compare(item.gold, found.answer)
         return Outcome(verdict.value, verdict.status, verdict.reason, (time.perf_counter() - start) * 1e3)
-
-
-@lru_cache(maxsize=16_384)
-def compare(gold: str, answer: str) -> Verdict:
-    """Whether two answers, as they stand in LaTeX or plain text, are the same."""
-    g, a = normal_form(gold), normal_form(answer)
-    if not a:
-        return Verdict(0.0, "no_answer", "the answer is empty")
-    if g == a:
-        return Verdict(1.0, "ok", "equal text")
-    g, a = without_one_sided(g, a)
-    numbers = as_number(g), as_number(a)
-    if numbers[0] is not None and numbers[1] is not None:
-        equal = numbers[0] == numbers[1]
-        return Verdict(float(equal), "ok", "equal numbers" if equal else "another number")
-    for side, text in (("gold", g), ("answer", a)):
-        refusal = refuse(text)
-        if refusal:
-            return Verdict(0.0, "error" if side == "gold" else "unparsed", f"the {side} {refusal}")
-    if ("=" in g) != ("=" in a):
-        return Verdict(0.0, "ok", "an equation against a value")
-    if any(number is not None and variables(text) - {"e", "i"} for number, text in zip(numbers, (a, g), strict=True)):
-        return Verdict(0.0, "ok", "a number against an expression with variables")
-    if mixes_cases(g + a):
-        return Verdict(0.0, "unparsed", "a letter stands in both cases, which sympy's parser takes for one")
-    return compare_symbolic(g, a)

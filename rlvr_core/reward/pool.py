@@ -20,6 +20,7 @@ from typing import Any
 from rlvr_core.contracts import Reward
 from rlvr_core.errors import DataError, SpecError
 from rlvr_core.records import Outcome, RewardItem, Status
+from rlvr_core.reward.judging import GoldCheck
 from rlvr_core.reward.process import START_LIMIT, Job, Worker
 
 MAX_WORKERS = 8
@@ -249,10 +250,16 @@ class PooledReward(Reward):
         super().__init__(reward.options)
         self._label, self._reward, self._pool = label, reward, pool
         self.states_answers = reward.states_answers
+        self.looks_at_golds = reward.looks_at_golds
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item, in order."""
         return self._pool.score(self._label, items, self._reward.whole_batch, self._reward.time_limit())
+
+    def gold_problems(self, golds: Sequence[str]) -> list[str]:
+        """As the reward says, in the workers; a gold that takes too long has a problem too."""
+        outcomes = self._pool.score(gold_label(self._label), [RewardItem("", "", gold, {}) for gold in golds])
+        return ["" if outcome.status == "ok" else outcome.reason or outcome.status for outcome in outcomes]
 
     def as_completion(self, gold: str) -> str | None:
         """As the reward says."""
@@ -266,3 +273,14 @@ class PooledReward(Reward):
 def builder(reward: type[Reward], options: Any) -> Callable[[], Reward]:
     """What makes the reward, here or in a worker."""
     return partial(reward, options)
+
+
+def builders(rewards: Mapping[str, Reward]) -> dict[str, Callable[[], Reward]]:
+    """What makes each reward in a worker, and what looks at its golds there."""
+    built: dict[str, Callable[[], Reward]] = {label: builder(type(reward), reward.options) for label, reward in rewards.items()}
+    return built | {gold_label(label): partial(GoldCheck, built[label]) for label, r in rewards.items() if r.looks_at_golds}
+
+
+def gold_label(label: str) -> str:
+    """Under which workers hold the look at a reward's golds."""
+    return f"{label} golds"

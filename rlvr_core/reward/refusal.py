@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from math import comb, prod
 
-from rlvr_core.reward.normal_form import FUNCTION_NAMES, MAX_DEPTH, connectives
+from rlvr_core.reward.normal_form import FUNCTION_NAMES, MAX_DEPTH
 
 MAX_SYMBOLIC = 500
 """Characters of the longest expression that sympy gets."""
@@ -57,12 +57,16 @@ def _refuse_shape(text: str) -> str:
         return "is a number out of range"
     if re.search(r"[0-9] ?_", text):
         return "is written in another base"
-    if re.search(r"[`\"#&|;@?]|==|:=", text.replace("\\|", "")) and "\\begin" not in text:
+    if re.search(r"[`'\"#&;@?:=<>~$]|\|\||\\\\", text) or not text.isascii():
         return "is not mathematics"
+    if re.search(r"[\[\]]", re.sub(r"\\sqrt\[[^\[\]]*\]", "", text)):
+        return "holds a list or an open bracket"
+    if re.search(r"[-+]{3}", text):
+        return "holds a run of signs"
+    if re.search(r"(?<![0-9.])0\^\{?0", text):
+        return "is undefined"
     if _TEXT_ONLY.search(text):
         return "holds a sum, product, integral or limit, which is compared as text only"
-    if "=" in text and not re.search(r"[A-Za-z]", text.partition("=")[0]):
-        return "is an equation without a name on its left"
     if re.search(r"[0-9] [0-9]", text):
         return "holds numbers with nothing between them"
     if re.search(r"\\infty", _LONE_INFINITY.sub("", text)):
@@ -83,11 +87,13 @@ def _depth(text: str) -> int | None:
 
 
 def _refuse_words(text: str) -> str:
-    text = re.sub(r"\\(?:begin|end)\{[a-z]*matrix\}", " ", connectives(text))
-    for word in _WORDS.findall(text):
+    for match in _WORDS.finditer(text):
+        word = match[0]
         if word in _FUNCTIONS:
             continue
-        if len(word) > 3 or word.lower() in _COMMON:
+        beside = text[: match.start()][-1:] + text[match.end() :][:1]
+        product = len(word) == 2 and bool(set(beside) & set("+-*/^"))  # as in ax+by
+        if len(word) > 3 or (word.lower() in _COMMON and not product):
             return f"holds the word '{word[:20]}'"
     return ""
 

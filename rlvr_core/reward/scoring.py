@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlvr_core.contracts import Reward
-from rlvr_core.reward.pool import Limits, Pool, PooledReward, builder, default_workers
+from rlvr_core.reward.pool import Limits, Pool, PooledReward, builders, default_workers
 from rlvr_core.spec.model import ScoringSection
 from rlvr_core.spec.resolve import Bound
 
@@ -39,6 +39,6 @@ def start_scoring(bounds: Mapping[str, Bound], options: ScoringSection) -> Scori
     if not away:
         return Scoring(built, None, warnings)
     limits = Limits(options.workers or default_workers(), options.timeout_s, options.memory_mb, options.recycle_after)
-    pool = Pool({label: builder(type(reward), reward.options) for label, reward in away.items()}, limits)
+    pool = Pool(builders(away), limits)
     pooled = {label: PooledReward(label, reward, pool) for label, reward in away.items()}
     return Scoring({label: pooled.get(label, reward) for label, reward in built.items()}, pool, warnings)

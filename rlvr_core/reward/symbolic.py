@@ -1,16 +1,22 @@
-"""math-verify's opinion on two expressions, and a second look at what it finds equal."""
+"""Single values and relations compared by sympy, which reads them with math-verify's parser."""
 
 from __future__ import annotations
 
 import logging
 import re
-from fractions import Fraction
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from rlvr_core.records import Status
 from rlvr_core.reward.extraction import boxed
-from rlvr_core.reward.normal_form import FUNCTION_NAMES, connectives
+from rlvr_core.reward.normal_form import FUNCTION_NAMES
+
+DIGITS, AGREEING = 260, 220
+"""Digits to which expressions are evaluated, and how many must agree: more than a decimal that is let through can have."""
+POINTS = ("7/5", "-11/13", "29/11", "-37/17", "43/19", "5/23")
+"""Values of the first name at which expressions are compared; another name takes other values."""
+MAX_NAMES = 8
 
 
 class Verdict(NamedTuple):
@@ -21,21 +27,36 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def compare_symbolic(gold: str, answer: str) -> Verdict:
-    """math-verify's opinion, and a second look at what it finds equal."""
+Relation = tuple[str, str, str]
+"""Left side, sign, right side."""
+
+
+def compare_values(gold: str, answer: str) -> Verdict:
+    """Whether two expressions are the same wherever they are defined."""
+    return _decided((gold,), (answer,), lambda g, a: _same_expression(g[0], a[0]))
+
+
+def compare_relations(gold: Relation, answer: Relation) -> Verdict:
+    """Whether one relation, all on one side, is a multiple of the other by a number."""
+    signs = gold[1], answer[1]
+    return _decided(gold[::2], answer[::2], lambda g, a: _same_relation(signs, g[0] - g[1], a[0] - a[1]))
+
+
+def _decided(gold: tuple[str, ...], answer: tuple[str, ...], same: Callable[[Any, Any], bool]) -> Verdict:
     try:
-        g, a = _parse(_for_sympy(gold)), _parse(_for_sympy(answer))
-        if g is None:
+        cased = _mixes_cases(" ".join(gold + answer))
+        golds, answers = ([_parse(_for_sympy(text, cased)) for text in texts] for texts in (gold, answer))
+        if None in golds:
             return Verdict(0.0, "error", "the gold is not understood")
-        if a is None:
+        if None in answers:
             return Verdict(0.0, "unparsed", "the answer is not understood")
-        equal = _verified(g, a) and _confirmed(g, a)
+        equal = same(golds, answers)
     except Exception as error:  # sympy and the parser raise anything at all; the completion's fault has one meaning
         return Verdict(0.0, "unparsed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return Verdict(float(equal), "ok", "equal expressions" if equal else "another expression")
 
 
-def mixes_cases(text: str) -> bool:
+def _mixes_cases(text: str) -> bool:
     """Whether some letter is used as a name in upper and in lower case."""
     names = variables(text)
     return any(name.isupper() and name.lower() in names for name in names)
@@ -47,10 +68,20 @@ def variables(text: str) -> set[str]:
     return set(re.findall("[A-Za-z]", bare))
 
 
-def _for_sympy(text: str) -> str:
-    """Decimals as fractions, so that every comparison is exact; functions with their backslash."""
-    text = re.sub(r"(?<![A-Za-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1}", connectives(text))
+_WORD_BELOW = re.compile(r"_\{([A-Za-z]{2,8})\}")
+"""A subscript of several letters; the parser wants a number there."""
+
+
+def _for_sympy(text: str, cased: bool) -> str:
+    """Decimals as fractions, so that every comparison is exact; functions with their backslash; capitals told from small letters."""
+    if "(" not in text:
+        text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text)
+    text = _WORD_BELOW.sub(lambda word: f"_{{{int.from_bytes(word[1].encode())}}}", text)
+    text = re.sub(r"(?<![A-Za-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(rf"(?<![A-Za-z\\])({FUNCTION_NAMES.replace(' ', '|')})(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(r"\^-([0-9]+|[A-Za-z])", r"^{-\1}", text)
+    if cased:  # the parser takes N for n
+        text = re.sub(r"(?<![A-Za-z\\])[A-Z](?![A-Za-z_])", lambda letter: f"{letter[0].lower()}_{{77}}", text)
 
     def exact(match: re.Match[str]) -> str:
         return rf"{{(\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}})}}"
@@ -59,68 +90,84 @@ def _for_sympy(text: str) -> str:
 
 
 @cache
-def _math_verify() -> tuple[Any, Any, Any]:
-    """(parse, verify, extraction config), imported on the first comparison that needs them (half a second)."""
+def _math_verify() -> tuple[Any, Any]:
+    """(parse, extraction config), imported on the first comparison that needs them (half a second)."""
     from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, parse
 
     for name in ("math_verify.parser", "math_verify.grader"):  # they warn that their timeouts, which need signals, are off
         logging.getLogger(name).setLevel(logging.ERROR)
     normalization = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
     )
-    return parse, verify, (LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization),)
+    return parse, (LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization),)
 
 
 @lru_cache(maxsize=16_384)
 def _parse(text: str) -> Any:
-    """A sympy object, or None. Given in a box, alone, so that nothing else can be picked from it."""
-    parse, _, config = _math_verify()
+    """A sympy expression, or None. Given in a box, alone, so that nothing else can be picked from it."""
+    from sympy import Expr, I
+
+    parse, config = _math_verify()
     found = parse(boxed(text), config, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
-    return found[0] if found else None
+    if not found or not isinstance(found[0], Expr):
+        return None
+    return found[0].xreplace({symbol: I for symbol in found[0].free_symbols if symbol.name == "i"})
 
 
-def _verified(gold: Any, answer: Any) -> bool:
-    _, verify, _ = _math_verify()
-    return bool(verify([gold], [answer], timeout_seconds=None, raise_on_error=True))
+def _same_relation(signs: tuple[str, str], gold: Any, answer: Any) -> bool:
+    from sympy import simplify
 
-
-def _confirmed(gold: Any, answer: Any) -> bool:
-    """A second look at what math-verify found equal: it chops small numbers, and takes equations without solutions for the same."""
-    from sympy import And, Expr, FiniteSet, Tuple
-    from sympy.core.relational import Relational
-
-    if isinstance(gold, Relational) and isinstance(answer, Relational):
-        return _same_relation(gold, answer)
-    if isinstance(gold, And | Tuple | FiniteSet) and isinstance(answer, And | Tuple | FiniteSet):
-        return all(any(_confirmed(g, a) for a in answer.args) for g in gold.args)
-    if isinstance(gold, Expr) and isinstance(answer, Expr):
-        return _same_number(gold, answer)
-    return True
-
-
-def _same_relation(gold: Any, answer: Any) -> bool:
-    """Both sides subtracted, one is a multiple of the other by a number; a positive one for inequalities that point the same way."""
-    from sympy import Eq, Ne, simplify
-
-    if gold.lhs == gold.rhs or answer.lhs == answer.rhs:
+    if not gold.free_symbols or not answer.free_symbols:
         return False
-    ratio = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+    ratio = simplify(gold / answer)
     if ratio.free_symbols or not ratio.is_finite or ratio.is_zero:
         return False
-    if isinstance(gold, Eq | Ne):
-        return type(gold) is type(answer)
-    same_way = gold.rel_op[0] == answer.rel_op[0]
-    return bool(ratio.is_positive if same_way else ratio.is_negative) and len(gold.rel_op) == len(answer.rel_op)
-
-
-def _same_number(gold: Any, answer: Any) -> bool:
-    """Equal to 30 digits, where both are numbers; the same infinity, where they are not finite."""
-    from sympy import Abs
-
-    if gold.free_symbols or answer.free_symbols:
+    if signs[0] == signs[1] and signs[0] in ("=", r"\ne"):
         return True
-    if not (gold.is_finite and answer.is_finite):
-        return bool(gold.doit() == answer.doit())
-    difference, size = Abs(gold - answer).evalf(50), Abs(gold).evalf(50)
-    return bool(difference <= size * Fraction(1, 10**30) + Fraction(1, 10**60))
+    return signs[1] == (signs[0] if ratio.is_positive else {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(signs[0]))
+
+
+def _same_expression(gold: Any, answer: Any) -> bool:
+    """Equal exactly where both are rational, else to so many digits that no decimal passes; with names, at several points."""
+    from sympy import Rational
+
+    names = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"more than {MAX_NAMES} names")
+    if not names:
+        return _same_constant(gold, answer)
+    if gold == answer:
+        return True
+    compared = 0
+    for place in range(len(POINTS)):
+        values = {name: Rational(POINTS[(place + n) % len(POINTS)]) * (n + 1) + n for n, name in enumerate(names)}
+        g, a = (_number(side.xreplace(values)) for side in (gold, answer))
+        if g is None or a is None:
+            continue
+        if not _close(g, a):
+            return False
+        compared += 1
+    return compared >= 3
+
+
+def _same_constant(gold: Any, answer: Any) -> bool:
+    gold, answer = gold.doit(), answer.doit()
+    if gold == answer:
+        return bool(gold.is_finite or gold.is_infinite)
+    if gold.is_Rational and answer.is_Rational:
+        return False
+    g, a = _number(gold), _number(answer)
+    return g is not None and a is not None and _close(g, a)
+
+
+def _number(expression: Any) -> Any:
+    """A finite complex number of ``DIGITS`` digits, or None where there is none."""
+    value = expression.doit().evalf(DIGITS)
+    return value if value.is_number and value.is_finite and all(part.is_Number for part in value.as_real_imag()) else None
+
+
+def _close(gold: Any, answer: Any) -> bool:
+    from sympy import Abs, Rational
+
+    return bool(Abs(gold - answer) <= Rational(1, 10**AGREEING) * max(Abs(gold), Abs(answer)))

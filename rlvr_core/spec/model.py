@@ -91,6 +91,10 @@ class ScoringSection(Options):
     warn_share: float = option(
         0.05, "share of a step's rollouts with timeout, crash or error from which a warning is given", gt=0.0, le=1.0
     )
+    unusable_golds: Literal["error", "drop"] = option(
+        "error",
+        "rows with a gold that their reward cannot judge by (not understood as mathematics, say): end the run, or leave them out",
+    )
     workers: int | None = option(
         None, "processes of each rank that score; null: one for each of its CPUs, 8 at most", ge=1, le=256
     )
