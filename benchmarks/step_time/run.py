@@ -42,7 +42,7 @@ def peers(folder: Path) -> Path:
 
 def measured(command: list[str | Path], out: Path) -> Row:
     """Run a trainer and read what it wrote."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
