@@ -6,10 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from rlvr_core.cli import share_cores
-
-share_cores()  # as the command line does, before torch is loaded
-
 import torch
 import workload
 from accelerate import Accelerator
