@@ -38,7 +38,7 @@ When = Literal["always", "learning", "rolling out"]
 GIB = 2**30
 ASSUMED_PROMPT = 512
 """Tokens of a prompt, where ``prompt.max_length`` does not say."""
-LOGIT_COPIES = 3
+LOGIT_COPIES = 2
 """float32 tensors of chunk x vocabulary alive together in ``score_tokens``, at most."""
 SAMPLING_COPIES = 1
 """float32 tensors of rows x vocabulary alive together when a token is drawn: logits, which are overwritten on the way to it."""

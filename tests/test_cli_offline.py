@@ -321,13 +321,13 @@ class TestMemory:
         expected = planning.activation_bytes(model, autocast, checkpointing=False) * 2 * 64
         assert expected == pytest.approx(saved, rel=0.1)
 
-    @pytest.mark.parametrize(("tokens", "entropy", "copies"), [(32, False, 1), (128, False, 2), (32, True, 2), (128, True, 3)])
+    @pytest.mark.parametrize(("tokens", "entropy", "copies"), [(32, False, 1), (128, False, 1), (32, True, 2), (128, True, 2)])
     def test_logits_are_as_many_copies_of_a_chunk_as_are_alive_together(self, tokens: int, entropy: bool, copies: int) -> None:
         weight, hidden = torch.randn(1000, 4, requires_grad=True), torch.randn(tokens, 4, requires_grad=True)
         with Alive(32 * 1000 * 4) as alive:
             scores = score_tokens(hidden, torch.arange(tokens), Linear(weight), 0.9, 32, entropy)
             (scores.logprobs.sum() + scores.entropy.sum()).backward()
-        assert alive.most == copies <= planning.LOGIT_COPIES == 3
+        assert alive.most == copies <= planning.LOGIT_COPIES == 2
 
     def test_sampling_is_as_many_copies_as_are_alive_together(self) -> None:
         policy = tiny_policy(dtype=torch.float32, vocab_size=3000)
