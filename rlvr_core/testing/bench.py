@@ -79,7 +79,10 @@ class Bench:
 
     def gradients(self, scored: Sequence[Rollout], seed: int = 0) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics of one update, and the gradient that each parameter had at its (first) optimizer step."""
-        batch, credit = self.prepare(scored)
+        return self.learn(*self.prepare(scored), len(scored), When(seed, 1))
+
+    def learn(self, batch: Batch, credit: Credited, drawn: int, when: When) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The same for a batch that is prepared and credited. ``drawn``: rollouts drawn for it."""
         found: dict[str, Tensor] = {}
 
         def record(*_: Any) -> None:
@@ -88,7 +91,7 @@ class Bench:
                     found[name] = parameter.grad.clone()
 
         handle = self.learner.optimizer.register_step_pre_hook(record)
-        metrics = self.learner.update(batch, credit, len(scored), When(seed, 1))
+        metrics = self.learner.update(batch, credit, drawn, when)
         handle.remove()
         return metrics, found
 

@@ -77,17 +77,8 @@ def update(
     credit, _ = assign_credit(bench.objective, batch, bench.learner.version)
     if rank is not None:
         bench.learner.accelerator = rank  # the four members that the learner uses
-    found: dict[str, Tensor] = {}
-
-    def record(*_: Any) -> None:
-        for name, parameter in bench.learner.root.named_parameters():
-            if name not in found and parameter.grad is not None:
-                found[name] = parameter.grad.clone()
-
-    handle = bench.learner.optimizer.register_step_pre_hook(record)
-    metrics = bench.learner.update(batch, credit, len(rollouts), When(0, step))
-    handle.remove()
-    return Learned([r.key for r in kept], found, metrics, bench.parameters())
+    metrics, gradients = bench.learn(batch, credit, len(rollouts), When(0, step))
+    return Learned([r.key for r in kept], gradients, metrics, bench.parameters())
 
 
 @contextlib.contextmanager
