@@ -119,8 +119,15 @@ class TransformersEngineOptions(Options):
         ge=1,
     )
     max_rows: int = option(512, "rows decoded together at most: their logits exist together", ge=1)
+    graphs: bool | None = option(
+        None,
+        "keep keys and values in pages and replay each step of decoding as one CUDA graph; null: on CUDA, where the model allows it",
+    )
     shrink: float = option(
-        0.03, "finished rows leave the key-value cache once they are this part of the rows in it", gt=0.0, le=1.0
+        0.03,
+        "finished rows leave the key-value cache once they are this part of the rows in it; with graphs: once a smaller one will do",
+        gt=0.0,
+        le=1.0,
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from rlvr_core.contracts import PolicyHandle
 from rlvr_core.randomness import uniform
@@ -23,6 +24,8 @@ from rlvr_core.records import Sampling
 from rlvr_core.rollout.cache import RowsCache, refilled
 from rlvr_core.rollout.draw import greedy, sample
 from rlvr_core.rollout.rows import Recorder, Row
+
+T = TypeVar("T")
 
 PREFILL_TOKENS = 16384
 """Padded tokens of one prefill forward at most."""
@@ -39,7 +42,7 @@ class Forward:
         self.policy = policy
         self.knows = frozenset(inspect.signature(policy.model.forward).parameters)
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: RowsCache, attention: Tensor | None = None) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, attention: Tensor | None = None) -> Tensor:
         """Logits of the last position, [B,V]."""
         inputs: dict[str, Any] = {
             "input_ids": ids,
@@ -114,7 +117,7 @@ class Decoding:
 
     def run(self, rows: Iterable[Row]) -> None:
         """Write every row to its end."""
-        self.waiting.extend(sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids)))
+        self.waiting.extend(in_order(rows))
         while self.waiting or self.rows:
             self._put_back()
             self._admit()
@@ -202,7 +205,7 @@ class Decoding:
         place = present = len(self.rows)
         self.rows.extend(entering)
         prefixes = [(prefix, len(list(same))) for prefix, same in groupby(entering, key=lambda row: row.sequence[:-1])]
-        for part in _portions(prefixes):
+        for part in portions(prefixes, lambda item: len(item[0])):
             prefilled = self._prefill([prefix for prefix, _ in part])
             if place == present:
                 self.cache.reserve(len(self.rows), width, prefilled)
@@ -220,14 +223,19 @@ class Decoding:
         return cache
 
 
-def _portions(prefixes: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[list[tuple[tuple[int, ...], int]]]:
-    """Runs of sequences that make at most ``PREFILL_TOKENS`` padded tokens, or one sequence."""
-    part: list[tuple[tuple[int, ...], int]] = []
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows of one prompt together, prompts of like length beside each other."""
+    return sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))
+
+
+def portions(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Runs of items that make at most ``PREFILL_TOKENS`` tokens when padded to the longest, or one item."""
+    part: list[T] = []
     longest = 0
-    for prefix, copies in prefixes:
-        longest = max(longest, len(prefix))
+    for item in items:
+        longest = max(longest, length(item))
         if part and (len(part) + 1) * longest > PREFILL_TOKENS:
             yield part
-            part, longest = [], len(prefix)
-        part.append((prefix, copies))
+            part, longest = [], length(item)
+        part.append(item)
     yield part

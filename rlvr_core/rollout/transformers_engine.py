@@ -1,24 +1,30 @@
 """The in-process engine: decodes with the policy's own weights, without ``generate``.
 
 As many rows share a batch as the key-value cache may hold tokens; rows of one prompt share its prefill, ended rows leave the cache, waiting
-ones enter. Each row is sampled from a counter-based stream of its own, so its text does not depend on which rows share its batch (but
-through rounding at a near-tie). A model whose cache is not of keys and values alone is decoded with ``generate``, and a note says so.
+ones enter. On CUDA, keys and values are kept in pages and each step is replayed as one graph, where the model allows it. Each row is
+sampled from a counter-based stream of its own, so its text does not depend on which rows share its batch (but through rounding at a
+near-tie). A model whose cache is not of keys and values alone is decoded with ``generate``, and a note says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from rlvr_core.contracts import PolicyHandle, RolloutEngine
-from rlvr_core.records import Completion, Request, RowKey, Sampling
+from rlvr_core.errors import ModelError
+from rlvr_core.records import Completion, Request, Sampling
 from rlvr_core.rollout.cache import windows_of
 from rlvr_core.rollout.decoding import Decoding, Forward, Limits
 from rlvr_core.rollout.fallback import generate_rows
+from rlvr_core.rollout.paged.decoding import PagedDecoding
+from rlvr_core.rollout.paged.pages import PAGE
 from rlvr_core.rollout.rows import Row, rows_of
+from rlvr_core.rollout.trial import trial
 
 POSITION_TABLES = frozenset({"wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb"})
 """Names that transformers' models give their tables of learned positions."""
@@ -35,11 +41,16 @@ class TransformersEngine(RolloutEngine):
         self.positions = learned_positions(policy.model)
         self.steady = steady_length(policy.model)
         self.windows = usable_windows(policy)
+        self.paged: PagedDecoding | str = "it has no use for it"
+        if not isinstance(self.windows, str):
+            self.paged = paged_decoding(policy, self.windows, self._limits(), self.options.graphs)
 
     def notes(self) -> Sequence[str]:
         notes = []
         if isinstance(self.windows, str):
             notes.append(f"rollout: decoding with generate, as rows cannot leave or enter this model's cache: {self.windows}")
+        elif isinstance(self.paged, str) and self.policy.model.device.type == "cuda" and self.options.graphs is None:
+            notes.append(f"rollout: decoding without CUDA graphs, which is slower: {self.paged}")
         if self.positions is not None:
             notes.append(
                 f"rollout: the model has {self.positions} positions; a completion that reaches the last one is cut there"
@@ -63,15 +74,18 @@ class TransformersEngine(RolloutEngine):
         rows = rows_of(requests, sampling, self.positions)
         apart = [row for row in rows if isinstance(self.windows, str) or not self._steady(row)]
         self.inexact = bool(apart) or sampling.min_completion_length > 0
+        together = [] if isinstance(self.windows, str) else [row for row in rows if self._steady(row)]
         with self.policy.held():
             generate_rows(self.policy, apart, sampling, self.options.max_rows)
-            if not isinstance(self.windows, str):
-                known = [bound for bound in (self.positions, self.steady) if bound is not None]
-                limits = Limits(
-                    self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None)
-                )
-                Decoding(self.policy, self.windows, sampling, limits).run(row for row in rows if self._steady(row))
+            if isinstance(self.paged, str) and not isinstance(self.windows, str):
+                Decoding(self.policy, self.windows, sampling, self._limits()).run(together)
+        if not isinstance(self.paged, str):
+            self.paged.run(together, sampling)
         return [row.completion() for row in rows]
+
+    def _limits(self) -> Limits:
+        known = [bound for bound in (self.positions, self.steady) if bound is not None]
+        return Limits(self.options.max_cache_tokens, self.options.max_rows, self.options.shrink, min(known, default=None))
 
     def _steady(self, row: Row) -> bool:
         return self.steady is None or len(row.request.prompt_ids) + row.limit <= self.steady
@@ -105,31 +119,33 @@ def usable_windows(policy: PolicyHandle) -> list[int | None] | str:
         return windows
     if "past_key_values" not in Forward(policy).knows:
         return "its forward takes no past_key_values"
-    try:
-        off = disagreement(policy, windows)
-    except Exception as error:  # whatever a foreign forward does with a cache it did not make
-        return f"its forward failed with a cache of ours ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-    if float(off.max()) <= 1e-3 or (not policy.exact and float(off.median()) <= 0.1):
-        return windows
-    return f"its log-probs are off by {float(off.max()):.2g} nats in a batch of changing rows"
+
+    def run(rows: Sequence[Row], sampling: Sampling) -> None:
+        Decoding(policy, windows, sampling, Limits(10**6, 2, 0.01)).run(rows)
+
+    return trial(policy, run, ((2, 2), (5, 4), (4, 3))) or windows
 
 
-@torch.no_grad()
-def disagreement(policy: PolicyHandle, windows: Sequence[int | None]) -> Tensor:
-    """[N] how far log-probs of tokens decoded in a small batch, rows leaving and entering, are from those of a whole forward, in nats."""
-    size = policy.model.config.get_text_config(decoder=True).vocab_size
-    lengths = ((2, 2), (5, 4), (4, 3))  # prompt, completion: most tokens are written in rows that start late
-    requests = [Request(RowKey(0, i, 0), tuple((7 * i + j) % size for j in range(p)), c) for i, (p, c) in enumerate(lengths)]
-    sampling = Sampling(0.0, 4, (), (), 0)
-    rows = rows_of(requests, sampling, None)
-    Decoding(policy, windows, sampling, Limits(10**6, 2, 0.01)).run(rows)
-    return torch.cat([_off(policy, row) for row in rows])
+def paged_decoding(
+    policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, wanted: bool | None
+) -> PagedDecoding | str:
+    """Decoding in pages and graphs, or why not. Raises ModelError where it was asked for and cannot be."""
+    found = "rollout.engine.graphs is off" if wanted is False else _paged_decoding(policy, windows, limits)
+    if wanted and isinstance(found, str):
+        raise ModelError(f"rollout.engine.graphs: not with this model here: {found}; leave it out")
+    return found
 
 
-def _off(policy: PolicyHandle, row: Row) -> Tensor:
-    ids = torch.tensor([row.sequence], device=policy.model.device)
-    logits = policy.decode(input_ids=ids, use_cache=False).logits[0].double()
-    start = len(row.request.prompt_ids)
-    whole = logits.log_softmax(-1)[start - 1 : -1].gather(-1, ids[0, start:, None]).squeeze(-1)
-    off: Tensor = (whole.cpu() - torch.tensor(row.logprobs, dtype=torch.float64)).abs()
-    return off
+def _paged_decoding(policy: PolicyHandle, windows: Sequence[int | None], limits: Limits) -> PagedDecoding | str:
+    if policy.model.device.type != "cuda":
+        return "CUDA graphs need a CUDA device"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if policy.model.dtype == torch.float64:
+        return "the attention kernel computes in float32 at most"
+    config = policy.model.config.get_text_config(decoder=True)
+    if strange := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        return f"it has layers of another kind ({', '.join(sorted(strange))})"
+    paged = PagedDecoding(policy, windows, limits)
+    room = limits.positions or 10**6
+    return trial(policy, paged.run, [(max(1, min(p, room - c)), c) for p, c in ((2, 3), (PAGE - 2, 6), (2 * PAGE, 3))]) or paged

@@ -1,0 +1,280 @@
+"""Decoding with pages: attention, bookkeeping, and rows that are the same as without. Graphs themselves need a GPU (test_graphs.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decode import PROMPTS, REQUESTS, TINY, alone, forced, generated, off, sampling
+from tiny_models import ATTENTION, Handle
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+from rlvr_core.components.options import TransformersEngineOptions
+from rlvr_core.errors import ModelError
+from rlvr_core.policy.handle import LocalPolicy
+from rlvr_core.records import Completion, Request, RowKey, Sampling
+from rlvr_core.rollout.cache import windows_of
+from rlvr_core.rollout.decoding import Limits
+from rlvr_core.rollout.paged.attention import Paged, Score, attend
+from rlvr_core.rollout.paged.decoding import PagedDecoding
+from rlvr_core.rollout.paged.pages import PAGE, TRASH, Pages
+from rlvr_core.rollout.paged.weights import CastWeights
+from rlvr_core.rollout.rows import rows_of
+from rlvr_core.rollout.transformers_engine import TransformersEngine
+from rlvr_core.testing import tiny_tokenizer
+from rlvr_core.testing.bench import Bench
+
+PAGED = {name: make for name, make in ATTENTION.items() if name not in ("bloom", "llama4 in chunks")}
+"""Not those whose attention needs a mask of their own making."""
+
+
+def paged(model: PreTrainedModel, tokens: int = 10**5, rows: int = 64, positions: int | None = None) -> PagedDecoding:
+    windows = windows_of(model.config)
+    assert not isinstance(windows, str)
+    return PagedDecoding(Handle(model), windows, Limits(tokens, rows, 0.1, positions))
+
+
+def written(decoding: PagedDecoding, requests: list[Request], how: Sampling) -> list[Completion]:
+    rows = rows_of(requests, how, decoding.limits.positions)
+    decoding.run(rows, how)
+    assert decoding.pages.free == decoding.pages.number - 1  # every page is back, but the one that nobody owns
+    return [row.completion() for row in rows]
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_greedy_ids_are_those_of_generate_row_by_row(name: str) -> None:
+    model = PAGED[name]().double()
+    found = written(paged(model, tokens=4 * PAGE, rows=4), REQUESTS, sampling(0.0))
+    for request, completion in zip(REQUESTS, found, strict=True):
+        assert list(completion.ids) == generated(model, request)
+    assert off(model, found) < 1e-5
+
+
+LONG = [
+    Request(RowKey(1, p, s), tuple(3 + (p + i) % 30 for i in range(n)), 70) for p, n in enumerate((5, 60, 66)) for s in (0, 1)
+]
+
+
+@pytest.mark.parametrize("name", ["qwen2 with windows", "gemma2", "gpt2"])
+def test_rows_that_fill_several_pages_have_the_logprobs_of_a_whole_forward(name: str) -> None:
+    model = PAGED[name]()
+    for request, completion in zip(LONG, written(paged(model), LONG, sampling(1.0, max_completion_length=70)), strict=True):
+        whole = forced(model, request, completion).gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(completion.logprobs, dtype=torch.float64), whole, atol=1e-4, rtol=0)
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 18)), min_size=1, max_size=10),
+    tokens=st.integers(1, 6 * PAGE),
+    max_rows=st.integers(1, 12),
+)
+@settings(max_examples=30, deadline=None)
+def test_whatever_shares_the_batch_a_row_stays_the_same(rows: list[tuple[int, int]], tokens: int, max_rows: int) -> None:
+    requests = [Request(RowKey(1, p, s), PROMPTS[p], limit) for s, (p, limit) in enumerate(rows)]
+    decoding = paged(TINY, tokens, max_rows)
+    found = written(decoding, requests, sampling(0.8))
+    assert [(c.key, c.ids, c.finish_reason) for c in found] == [(a.key, a.ids, a.finish_reason) for a in map(alone, requests)]
+    assert all(number <= max(max_rows, 1) or new > 1 for number, new in decoding.forward.policy.shapes)  # type: ignore[attr-defined]
+
+
+def test_rows_put_back_for_want_of_pages_go_on_where_they_were() -> None:
+    how = sampling(0.8, stop_token_ids=(), max_completion_length=3 * PAGE)
+    requests = [Request(RowKey(1, 0, s), PROMPTS[0]) for s in range(4)]
+    decoding = paged(TINY, tokens=6 * PAGE)
+    narrow = written(decoding, requests, how)
+    again = [new for _, new in decoding.forward.policy.shapes if new > PAGE]  # type: ignore[attr-defined]
+    assert again  # a row that had written more than a page was prefilled
+    assert [c.ids for c in narrow] == [c.ids for c in written(paged(TINY), requests, how)]
+
+
+def test_buffers_are_kept_for_work_that_fits_them_and_made_anew_for_more() -> None:
+    decoding = paged(TINY)
+    few, many = ([Request(RowKey(1, 0, s), PROMPTS[0], 9) for s in range(n)] for n in (3, 40))
+    written(decoding, few, sampling())
+    steps = decoding.steps
+    again = written(decoding, few, sampling())
+    assert decoding.steps is steps
+    assert [c.ids for c in written(decoding, many, sampling())[:3]] == [c.ids for c in again]
+    assert decoding.steps is not steps
+
+
+def test_what_goes_wrong_in_one_call_leaves_nothing_to_the_next() -> None:
+    decoding = paged(TINY)
+    decode, handle = Handle(TINY).decode, decoding.forward.policy
+
+    def broken(**inputs: Any) -> Any:
+        raise RuntimeError("no")
+
+    requests = [Request(RowKey(1, 0, 0), PROMPTS[0], 9)]
+    expected = written(decoding, requests, sampling())
+    handle.decode = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="no"):
+        written(decoding, requests, sampling())
+    handle.decode = decode  # type: ignore[method-assign]
+    assert written(decoding, requests, sampling()) == expected
+
+
+def test_graphs_that_were_asked_for_where_there_can_be_none_are_an_error() -> None:
+    engine = TransformersEngine(TransformersEngineOptions(graphs=True))
+    model = TINY
+    if torch.cuda.is_available():
+        model = ATTENTION["llama"]().double().cuda()
+    with pytest.raises(ModelError, match=r"rollout.engine.graphs: not with this model here: .*; leave it out"):
+        engine.start(Handle(model))
+
+
+@given(data=st.data())
+def test_a_page_is_free_again_once_its_last_owner_gave_it_back(data: st.DataObject) -> None:
+    pages, held = Pages(9), list[list[int]]()
+    for _ in range(data.draw(st.integers(0, 30))):
+        if held and data.draw(st.booleans()):
+            some = held.pop(data.draw(st.integers(0, len(held) - 1)))
+            (pages.give_back if data.draw(st.booleans()) else lambda p: held.extend([pages.share(p), p]))(some)
+        elif pages.free:
+            held.append(pages.take(data.draw(st.integers(1, pages.free))))
+        owned = {page for some in held for page in some}
+        assert TRASH not in owned
+        assert pages.free == 8 - len(owned)
+        assert all(len(set(some)) == len(some) for some in held)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_layers_compute_with_the_copies_and_the_parameters_stay(dtype: torch.dtype) -> None:
+    model = ATTENTION["gpt2"]().to(dtype)
+    weights, names = CastWeights(model, torch.bfloat16), [name for name, _ in model.named_parameters()]
+
+    def logits() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return model(input_ids=torch.tensor([[3, 4, 5]])).logits  # type: ignore[no-any-return]
+
+    before = logits()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    after = logits()
+    with weights.worn():
+        assert torch.equal(logits(), after) == (dtype == torch.float64)  # the copies are of before; autocast leaves float64 alone
+        weights.refresh()
+        assert torch.equal(logits(), after)
+        assert [name for name, _ in model.named_parameters()] == names
+    assert not torch.equal(before, after)
+    assert all(p.dtype == dtype for p in model.parameters())
+
+
+def test_under_autocast_no_step_casts_a_weight() -> None:
+    from test_decode import _Casts
+
+    bench = Bench.of({"name": "grpo"}, dtype=torch.float32)
+    root = bench.learner.root
+    root.numerics = replace(root.numerics, autocast=torch.bfloat16)
+    policy = LocalPolicy(bench.learner, tiny_tokenizer())
+    windows = windows_of(root.policy.config)
+    assert not isinstance(windows, str)
+    decoding = PagedDecoding(policy, windows, Limits(10**4, 8, 0.1))
+    assert decoding.autocast == torch.bfloat16
+    rows = rows_of([Request(RowKey(1, 0, 0), (5, 6), 12)], sampling(stop_token_ids=()), None)
+    with _Casts() as casts:
+        decoding.run(rows, sampling(stop_token_ids=()))
+    assert casts.matrices == 0
+    assert decoding.steps.cache.keys[0].dtype == torch.bfloat16
+    engine = TransformersEngine(TransformersEngineOptions())
+    engine.start(policy)
+    (eager,) = engine.generate([Request(RowKey(1, 0, 0), (5, 6), 12)], sampling(stop_token_ids=()))
+    torch.testing.assert_close(torch.tensor(rows[0].logprobs), torch.tensor(eager.logprobs), atol=0.05, rtol=0)
+
+
+def random_batch(seed: int, group: int, width: int, depth: int) -> tuple[tuple[Tensor, ...], Paged]:
+    """Rows of several pages in mixed order; one has nothing yet, and one fills pages up to their end."""
+    draw = torch.Generator().manual_seed(seed)
+    rows, shared, number = 4, 2, 4
+    tables = (1 + torch.randperm(rows * number, generator=draw)).view(rows, number).int()
+    lengths = torch.randint(number * PAGE - 1, (rows,), generator=draw)
+    lengths[0], lengths[1] = 0, 2 * PAGE
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    pages = 1 + rows * number
+    inputs = (
+        normal(rows, shared * group, width), normal(rows, shared, width), normal(rows, shared, depth),
+        normal(pages, shared, PAGE, width), normal(pages, shared, PAGE, depth),
+    )  # fmt: skip
+    return inputs, Paged(tables, lengths)
+
+
+def dense(inputs: tuple[Tensor, ...], paged: Paged, score: Score) -> Tensor:
+    """Row by row, head by head, in float64."""
+    query, key, value, keys, values = (x.double() for x in inputs)
+    out = torch.zeros(*query.shape[:2], value.shape[-1], dtype=torch.float64)
+    group = query.shape[1] // key.shape[1]
+    for row, length in enumerate(paged.lengths.tolist()):
+        places = [(int(paged.tables[row, t // PAGE]), t % PAGE) for t in range(length)]
+        for head in range(query.shape[1]):
+            mine = head // group
+            k = torch.stack([*(keys[page, mine, place] for page, place in places), key[row, mine]])
+            v = torch.stack([*(values[page, mine, place] for page, place in places), value[row, mine]])
+            z = k @ query[row, head] * score.scale
+            z = z if score.softcap is None else torch.tanh(z / score.softcap) * score.softcap
+            seen = slice(max(0, length + 1 - score.window) if score.window else 0, None)
+            out[row, head] = torch.softmax(z[seen], 0) @ v[seen]
+    return out
+
+
+def kernel() -> Callable[..., Tensor]:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from rlvr_core.rollout.paged import attention_kernel
+
+    return attention_kernel.attend
+
+
+@pytest.mark.parametrize("way", ["plain", "kernel"])
+@pytest.mark.parametrize("group, width, depth", [(1, 8, 8), (3, 24, 16), (7, 64, 64)])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 1, 70])
+def test_attention_over_pages_is_attention(
+    way: str, group: int, width: int, depth: int, softcap: float | None, window: int | None
+) -> None:
+    inputs, where = random_batch(7 * group + width, group, width, depth)
+    score = Score(width**-0.5, softcap, window)
+    expected = dense(inputs, where, score)
+    device = torch.device("cuda" if way == "kernel" and torch.cuda.is_available() else "cpu")
+    there = tuple(x.to(device) for x in inputs)
+    paged = Paged(where.tables.to(device), where.lengths.to(device))
+    found = (attend if way == "plain" else kernel())(*there, paged, score)
+    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-5, rtol=0)
+    for row, length in enumerate(where.lengths.tolist()):  # and the new token is where the next step looks for it
+        page = int(where.tables[row, length // PAGE])
+        for pool, new in ((there[3], inputs[1]), (there[4], inputs[2])):
+            assert torch.equal(pool[page, :, length % PAGE].cpu(), new[row])
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_kernel_cuts_few_rows_into_parts_and_many_into_none(rows: int) -> None:
+    attend = kernel()
+    draw = torch.Generator().manual_seed(rows)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tables = 1 + torch.arange(2 * rows).view(rows, 2).int().flip(0)
+    lengths = torch.randint(2 * PAGE - 1, (rows,), generator=draw)
+    q, k, v = (torch.randn(rows, 2, 16, generator=draw) for _ in range(3))
+    keys, values = (torch.randn(2 * rows + 1, 2, PAGE, 16, generator=draw) for _ in range(2))
+    expected = dense((q, k, v, keys, values), Paged(tables, lengths), Score(0.25))
+    there = [x.to(device) for x in (q, k, v, keys, values)]
+    found = attend(*there, Paged(tables.to(device), lengths.to(device)), Score(0.25))
+    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-5, rtol=0)
+
+
+def test_what_the_kernel_cannot_know_of_is_refused() -> None:
+    decoding = paged(TINY)
+    written(decoding, [Request(RowKey(1, 0, 0), PROMPTS[0], 2)], sampling())
+    steps = decoding.steps
+    with steps.cache.attended(TINY, Paged(steps.state.tables[:1], steps.state.numbers[1, :1])):
+        attention = AttentionInterface()["rlvr_pages"]
+        with pytest.raises(NotImplementedError, match="s_aux"):
+            attention(None, None, None, None, None, s_aux=torch.zeros(1))
+    assert TINY.config._attn_implementation != "rlvr_pages"
