@@ -53,7 +53,7 @@ def test_logprobs_are_those_of_a_whole_forward_and_greedy_tokens_its_likeliest(n
 
 
 MANY = [
-    Request(RowKey(1, p, s), tuple(3 + (p + i) % 30 for i in range(n)), 40 + 7 * s)
+    Request(RowKey(1, p, s), tuple(3 + (p + i) % 20 for i in range(n)), 40 + 7 * s)
     for p, n in enumerate((5, 70))
     for s in range(9)
 ]

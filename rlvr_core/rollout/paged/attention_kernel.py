@@ -6,14 +6,11 @@ matrix rows. It reads each page once and nothing else, so time goes with the tok
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rlvr_core.rollout.paged.attention import Paged, Score
 from rlvr_core.rollout.paged.pages import PAGE
 
 PROGRAMS = 512
@@ -21,21 +18,22 @@ PROGRAMS = 512
 MOST_PARTS = 32
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, paged: Paged, score: Score) -> Tensor:
-    """``rlvr_core.rollout.paged.attention.attend``, for tensors of 32 bits or less."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor,
+    scale: float, softcap: float | None = None, window: int | None = None,
+) -> Tensor:  # fmt: skip
+    """``rlvr_core.rollout.paged.attention.plain``, for tensors of 32 bits or less."""
     rows, heads, width = query.shape
     shared, depth = key.shape[1], value.shape[2]
     group = heads // shared
-    parts = max(1, min(MOST_PARTS, PROGRAMS // (rows * shared), paged.tables.shape[1]))
+    parts = max(1, min(MOST_PARTS, PROGRAMS // (rows * shared), tables.shape[1]))
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     out = query.new_empty(rows, heads, depth)
     partial = query.new_empty((rows, heads, parts, depth + 2), dtype=torch.float32) if parts > 1 else out
-    shape = {"n_group": group, "n_width": width, "n_depth": depth, "depth_pad": _pad(depth), "whole": parts == 1}
     _pages[(rows, shared, parts)](
-        query, key, value, keys, values, paged.tables, paged.lengths, out, partial,
-        score.scale, score.softcap or 1.0, score.window or 0, paged.tables.stride(0), parts,
-        group_pad=max(16, _pad(group)), width_pad=_pad(width), n_page=PAGE, capped=score.softcap is not None,
-        windowed=score.window is not None, **shape,
+        query, key, value, keys, values, tables, lengths, out, partial, tables.stride(0), parts,
+        scale=scale, softcap=softcap, window=window, n_group=group, group_pad=_pad(group), n_width=width, width_pad=_pad(width),
+        n_depth=depth, depth_pad=_pad(depth), n_page=PAGE, whole=parts == 1,
     )  # fmt: skip
     if parts > 1:
         _join[(rows, heads)](partial, out, parts, n_heads=heads, n_depth=depth, depth_pad=_pad(depth))
@@ -49,10 +47,11 @@ def _pad(size: int) -> int:
 
 @triton.jit
 def _pages(
-    query, key, value, keys, values, tables, lengths, out, partial, scale, softcap, window, pages_a_row, parts,
-    n_group: tl.constexpr, group_pad: tl.constexpr, n_width: tl.constexpr, width_pad: tl.constexpr, n_depth: tl.constexpr,
-    depth_pad: tl.constexpr, n_page: tl.constexpr, capped: tl.constexpr, windowed: tl.constexpr, whole: tl.constexpr,
-) -> Any:  # fmt: skip
+    query, key, value, keys, values, tables, lengths, out, partial, pages_a_row, parts,
+    scale: tl.constexpr, softcap: tl.constexpr, window: tl.constexpr, n_group: tl.constexpr, group_pad: tl.constexpr,
+    n_width: tl.constexpr, width_pad: tl.constexpr, n_depth: tl.constexpr, depth_pad: tl.constexpr, n_page: tl.constexpr,
+    whole: tl.constexpr,
+):  # fmt: skip
     """One part of a row's pages for one key-value head: out where it is the whole, else maximum, sum and weighted values."""
     row, shared, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads_shared = tl.num_programs(1)
@@ -62,7 +61,7 @@ def _pages(
     q = tl.load(query + head[:, None] * n_width + d[None], mask=(g < n_group)[:, None] & (d < n_width)[None], other=0.0)
 
     first = 0
-    if windowed:
+    if window is not None:
         first = tl.maximum(0, length + 1 - window)
     last = (length + n_page - 1) // n_page
     each = (last - first // n_page + parts - 1) // parts
@@ -81,7 +80,7 @@ def _pages(
         tl.store(keys + place * n_width + d, k, mask=d < n_width)
         tl.store(values + place * n_depth + e, v, mask=e < n_depth)
         z = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None], 1) * scale
-        if capped:
+        if softcap is not None:
             z = softcap * _tanh(z / softcap)
         top = z
         total += 1.0
@@ -94,7 +93,7 @@ def _pages(
         seen = (column >= first) & (column < length)
         k = tl.load(keys + (start + c)[None] * n_width + d[:, None], mask=seen[None] & (d < n_width)[:, None], other=0.0)
         z = tl.dot(q, k, input_precision="ieee") * scale
-        if capped:
+        if softcap is not None:
             z = softcap * _tanh(z / softcap)
         z = tl.where(seen[None], z, float("-inf"))
         higher = tl.maximum(top, tl.max(z, 1))
@@ -119,7 +118,7 @@ def _pages(
 
 
 @triton.jit
-def _join(partial, out, parts, n_heads: tl.constexpr, n_depth: tl.constexpr, depth_pad: tl.constexpr) -> Any:
+def _join(partial, out, parts, n_heads: tl.constexpr, n_depth: tl.constexpr, depth_pad: tl.constexpr):
     """Parts of one row and head put together."""
     head = tl.program_id(0) * n_heads + tl.program_id(1)
     e = tl.arange(0, depth_pad)
@@ -138,5 +137,5 @@ def _join(partial, out, parts, n_heads: tl.constexpr, n_depth: tl.constexpr, dep
 
 
 @triton.jit
-def _tanh(x) -> Any:
+def _tanh(x):
     return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlvr_core.rollout.cache import RowsCache
-from rlvr_core.rollout.paged.attention import Paged, Score
+from rlvr_core.rollout.paged.attention import attend
 from rlvr_core.rollout.paged.pages import PAGE
 
 IMPLEMENTATION = "rlvr_pages"
@@ -41,16 +41,19 @@ class PagedLayer(CacheLayerMixin):
 
 
 class PagedCache(Cache):
-    """``keys``, ``values``: a tensor [pages,K,PAGE,D] each layer.
+    """``keys``, ``values``: a tensor [pages,K,PAGE,D] each layer. ``tables``, ``lengths``: where the rows of a batch stand (see ``attend``).
 
     ``like``: a cache of the same model with something in it; ``dtype``: the pages', where it is another than that one's (autocast's).
     """
+
+    tables: Tensor
+    lengths: Tensor
 
     def __init__(self, windows: Sequence[int | None], like: RowsCache, pages: int, dtype: torch.dtype | None) -> None:
         super().__init__(layers=[PagedLayer() for _ in windows])  # type: ignore[no-untyped-call]
         self.windows = windows
         self.keys, self.values = ([_pool(states, pages, dtype) for states in kind] for kind in _states(like))
-        self.attend = _attention_on(self.keys[0].device)
+        self.attention = self._attention  # one object, or compiled code would be compiled again
 
     def place(self, cache: RowsCache, copies: Sequence[tuple[int, int, int]]) -> None:
         """Copy pages out of a prefilled cache, whose columns fill whole ones: (row, number of the page in it, page) each."""
@@ -60,27 +63,35 @@ class PagedCache(Cache):
                 pool[page] = states.unflatten(2, (-1, PAGE))[row, :, number].to(pool.dtype)
 
     @contextmanager
-    def attended(self, model: PreTrainedModel, paged: Paged) -> Iterator[None]:
+    def attended(self, model: PreTrainedModel) -> Iterator[None]:
         """Within, the model's attention is ours, over these pages."""
-
-        def attention(
-            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **more: Any
-        ) -> tuple[Tensor, None]:
-            if strange := [name for name in UNKNOWN if more.get(name) is not None]:
-                raise NotImplementedError(f"attention with {', '.join(strange)}")
-            layer = module.layer_idx
-            keys, values = self.keys[layer], self.values[layer]
-            score = Score(query.shape[-1] ** -0.5 if scaling is None else scaling, more.get("softcap"), self.windows[layer])
-            q, k, v = (states[:, :, 0].to(keys.dtype) for states in (query, key, value))
-            return self.attend(q, k, v, keys, values, paged, score)[:, None], None
-
-        AttentionInterface.register(IMPLEMENTATION, attention)
+        AttentionInterface.register(IMPLEMENTATION, self.attention)
         own = model.config._attn_implementation
         model.config._attn_implementation = IMPLEMENTATION
         try:
             yield
         finally:
             model.config._attn_implementation = own
+
+    def _attention(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        scaling: float | None = None,
+        **more: Any,
+    ) -> tuple[Tensor, None]:
+        """What transformers' models call: states [R,heads,1,D]."""
+        if strange := [name for name in UNKNOWN if more.get(name) is not None]:
+            raise NotImplementedError(f"attention with {', '.join(strange)}")
+        layer = module.layer_idx
+        keys, values = self.keys[layer], self.values[layer]
+        q, k, v = (states[:, :, 0].to(keys.dtype) for states in (query, key, value))
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        found: Tensor = attend(q, k, v, keys, values, self.tables, self.lengths, scale, more.get("softcap"), self.windows[layer])
+        return found[:, None], None
 
 
 def _states(cache: RowsCache) -> tuple[list[Tensor], list[Tensor]]:
@@ -97,13 +108,3 @@ def _there(states: Tensor | None) -> Tensor:
 def _pool(like: Tensor, pages: int, dtype: torch.dtype | None) -> Tensor:
     """Zeros: what is masked must be finite."""
     return like.new_zeros(pages, like.shape[1], PAGE, like.shape[3], dtype=dtype or like.dtype)
-
-
-def _attention_on(device: torch.device) -> Callable[..., Tensor]:
-    if device.type != "cuda":
-        from rlvr_core.rollout.paged.attention import attend
-
-        return attend
-    from rlvr_core.rollout.paged import attention_kernel
-
-    return attention_kernel.attend

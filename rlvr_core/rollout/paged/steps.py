@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rlvr_core.records import Sampling
 from rlvr_core.rollout.decoding import Forward, Sampler
-from rlvr_core.rollout.paged.attention import Paged
 from rlvr_core.rollout.paged.cache import PagedCache
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -84,7 +83,8 @@ class Steps:
         state = self.state
         tokens, lengths, written, seeds = (numbers[:rows] for numbers in state.numbers)
         positions = lengths if self.positions is None else lengths.clamp(max=self.positions - 1)
-        with self.cache.attended(self.forward.policy.model, Paged(state.tables[:rows], lengths)):
+        self.cache.tables, self.cache.lengths = state.tables[:rows], lengths
+        with self.cache.attended(self.forward.policy.model):
             logits = self.forward(tokens[:, None], positions[:, None], self.cache, self.no_mask)
         ids, logprobs = sampler(logits, seeds, written)
         state.ids[:rows] = ids
