@@ -90,7 +90,7 @@ def bare(work: Work, seed: int) -> list[int]:
     """Tokens of each completion, decoded by a plain loop that drops ended rows from the cache once they are an eighth of it."""
     torch.manual_seed(seed)
     ids, mask = work.padded()
-    ends, cache = torch.tensor(work.ends, device=ids.device), DynamicCache(config=work.model.config)
+    ends, cache = torch.tensor(work.ends, dtype=torch.int64, device=ids.device), DynamicCache(config=work.model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     lengths, alive = torch.zeros_like(ids[:, 0]), torch.arange(len(ids), device=ids.device)
@@ -126,7 +126,7 @@ def generate(work: Work, seed: int) -> list[int]:
         eos_token_id=list(work.ends) or None,
         pad_token_id=PAD,
     )[:, ids.shape[1] :]
-    over = torch.isin(found, torch.tensor(work.ends, device=found.device))
+    over = torch.isin(found, torch.tensor(work.ends, dtype=torch.int64, device=found.device))
     return [int(length) for length in torch.where(over.any(-1), over.int().argmax(-1) + 1, found.shape[1]).tolist()]
 
 

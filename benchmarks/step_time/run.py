@@ -85,7 +85,7 @@ def measured(trainer: str, folder: Path, a: argparse.Namespace) -> Row | str:
         main(folder, out, a.device, *(int(value) if value.isdecimal() else value for value in arguments))
     else:
         python = (a.peers_python or peers(a.peers)) if trainer == "trl" else Path(sys.executable)
-        environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
+        environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}  # all it loads lies in the folder
         if name == "ours":
             environment.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line sets it
         command = [str(python), str(HERE / f"{name}.py"), str(folder), str(out), a.device, *arguments]
