@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if found:
         tabulate(found, work, most, Table(columns_of(most), a.output))
     if failures:
-        raise SystemExit(f"{len(failures)} of {len(trainers) * a.rounds} trainers failed; the first: {failures[0]}")
+        raise SystemExit(f"{len(failures)} of {len(trainers) * a.rounds} runs failed; why stands above")
 
 
 if __name__ == "__main__":
