@@ -40,8 +40,7 @@ test-all: $(LOGIC)
 	$(BIN)/python -m pytest -q -n 2
 
 bench: setup
-	for name in rollout_tail positive_rate memory scaling; do \
-	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name/run.py --output runs/bench/$$name || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py --output runs/bench
 
 check: setup
 	$(BIN)/ruff check .

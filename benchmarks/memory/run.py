@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/memory/run.py
 
 One update (forward, backward, AdamW) of a small random Qwen2 on B completions of T tokens, by this engine's learner (GRPO's loss; all
-in one micro-batch) and by a few plain lines: logits of every position, log_softmax, gather, the same loss. Each point is a process of its
-own; its figure is what the update adds to the memory that model and optimizer hold already: on CPU the process's resident peak above
-what was resident before, on CUDA the peak of allocations above those before. The model's body is small, so that what is seen is the head
-and the loss. Points of the plain computation that would hold more than --limit-gib in four arrays of [B,T,V] are left out and say so.
+in one micro-batch) and by a few plain lines: logits of every position, log_softmax, gather, the same loss. A point's figure is what the
+update adds to the memory that model and optimizer hold already: on CPU, in a process for each point, the resident peak above what was
+resident before; on CUDA the peak of allocations above those before. The model's body is small, so that what is seen is the head and the
+loss. Points of the plain computation that would hold more than --limit-gib in four arrays of [B,T,V] are left out and say so.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import Table, arguments_of, learn, learner_of, line, made_up, random_qwen2
+from common import Table, arguments_of, learn, learner_of, line, made_up, random_qwen2, release
 
 from rlvr_core.records import Rollout
 
 PROMPT = 16
 BODY = {"num_hidden_layers": 2, "intermediate_size": 128}
+SHAPES = ("1x512", "1x1024", "1x2048", "1x4096", "1x8192", "4x2048")
 COPIES = 4
 """Arrays of [B,T,V] that the plain computation holds at least: logits, their log_softmax, and the gradient of each."""
 
@@ -94,8 +95,17 @@ def measure(way: str, vocabulary: int, rows: int, length: int, chunk: int, devic
     return added_by(partial(plain_update, model, optimizer, rollouts(lengths)[:rows], device != "cpu"), device)
 
 
-def point(way: str, vocabulary: int, rows: int, length: int, chunk: int, device: str) -> float:
-    """One point in a process of its own: MiB."""
+def point(way: str, vocabulary: int, rows: int, length: int, chunk: int, device: str) -> float | None:
+    """One point: MiB; None where an accelerator's memory does not suffice.
+
+    On a CPU in a process of its own, whose peak can be read once. An accelerator's peak is reset, and a process takes seconds to start.
+    """
+    if device != "cpu":
+        release(device)  # the last point's model
+        try:
+            return measure(way, vocabulary, rows, length, chunk, device) / 2**20
+        except torch.OutOfMemoryError:
+            return None
     numbers = [str(n) for n in (vocabulary, rows, length, chunk)]
     command = [sys.executable, __file__, "--device", device, "--point", way, *numbers]
     ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -114,11 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a row for each vocabulary and length."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32768, 151936])
-    parser.add_argument(
-        "--shapes", nargs="+", default=["1x512", "1x1024", "1x2048", "1x4096", "1x8192", "4x2048"], help="rows x tokens"
-    )
+    parser.add_argument("--shapes", nargs="+", help=f"rows x tokens; {' '.join(SHAPES)}, on CUDA 4x8192 too")
     parser.add_argument("--chunk", type=int, default=1024, help="learner.logprob_chunk_tokens")
-    parser.add_argument("--limit-gib", type=float, default=6.0, help="the plain computation is not run beyond")
+    parser.add_argument("--limit-gib", type=float, help="the plain computation is not run beyond; 6, on CUDA 40")
     parser.add_argument("--point", nargs=5, metavar=("WAY", "V", "B", "T", "CHUNK"), help="one point in this process: bytes")
     found = arguments_of(__doc__, parser, argv)
     if found.point:
@@ -126,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         vocabulary, rows, length, chunk = map(int, numbers)
         print(measure(way, vocabulary, rows, length, chunk, found.device))
         return
-    vocabularies, shapes, chunk = found.vocabularies, found.shapes, found.chunk
+    gpu = found.device != "cpu"
+    vocabularies, chunk, limit = found.vocabularies, found.chunk, found.limit_gib or (40.0 if gpu else 6.0)
+    shapes = found.shapes or [*SHAPES, *(["4x8192"] if gpu else [])]
     if found.quick:
         vocabularies, shapes, chunk = [2048], ["1x64"], 16
     table = Table(["V", "B x T", "ours, MiB", "plain, MiB", "plain / ours", "one [B,T,V] array, MiB"], found.output)
@@ -137,13 +147,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows, length = map(int, shape.split("x"))
             array = rows * length * vocabulary * 4 / 2**20
             ours = point("ours", vocabulary, rows, length, chunk, found.device)
-            fits = COPIES * array <= found.limit_gib * 1024
+            if ours is None:
+                table.row(f"{vocabulary:,}", shape.replace("x", " x "), "does not fit", "", "", f"{array:,.0f}")
+                continue
+            fits = COPIES * array <= limit * 1024
             plain = point("plain", vocabulary, rows, length, chunk, found.device) if fits else None
             measured["ours"] += [(rows * length, ours)] if rows * length >= 2 * chunk else []
             measured["plain"] += [(rows * length, plain)] if plain is not None else []
             cells = ("not run", f"> {COPIES * array / ours:.1f}") if plain is None else (f"{plain:,.0f}", f"{plain / ours:.1f}")
             table.row(f"{vocabulary:,}", shape.replace("x", " x "), f"{ours:,.0f}", *cells, f"{array:,.0f}")
         growths += growth_of(measured, vocabulary)
+    if gpu:
+        table.note(f"Peaks of allocations on {torch.cuda.get_device_name()}, bfloat16 autocast.")
     if growths:
         table.note(f"What one more token adds (ours: from two chunks, {2 * chunk} tokens, on). {'; '.join(growths)}.")
 

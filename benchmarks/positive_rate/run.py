@@ -17,7 +17,21 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import Table, arguments_of, geometric_lengths, learn, learner_of, line, made_up, medians, random_qwen2
+from common import (
+    LEARNER_SHARE,
+    SIZES,
+    Table,
+    arguments_of,
+    ceilings,
+    geometric_lengths,
+    learn,
+    learner_of,
+    learning_work,
+    line,
+    made_up,
+    medians,
+    random_qwen2,
+)
 
 from rlvr_core.records import Rollout
 from rlvr_core.testing.bench import Bench
@@ -64,13 +78,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--mean", type=int, help="mean completion length before it is cut at four times that; 32, on CUDA 512")
+    parser.add_argument("--size", choices=sorted(SIZES), help="8M, on CUDA 0.5B")
     found = arguments_of(__doc__, parser, argv)
     gpu = found.device != "cpu"
-    model_size, mean = "0.5B" if gpu else "8M", found.mean or (512 if gpu else 32)
+    model_size, mean = found.size or ("0.5B" if gpu else "8M"), found.mean or (512 if gpu else 32)
     rates, rounds, prompts, group = RATES, found.rounds, found.prompts, found.group
     if found.quick:
         model_size, mean, rates, rounds, prompts, group = "tiny", 4, (0.25, 0.5, 1.0), 1, 2, 4
 
+    most = ceilings(found.device) if gpu else None
     benches: list[Bench] = [
         learner_of(
             {"name": name}, random_qwen2(model_size, found.device), found.device, max_tokens_per_microbatch=16384 if gpu else 2048
@@ -96,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Line through POPO's: intercept {intercept / popo[-1]:.1%} and slope {slope / popo[-1]:.1%} of the time at rate 1; "
         f"the furthest point is {off / popo[-1]:.1%} off it."
     )
+    if most is not None:
+        rows = [(24, length) for length in lengths]
+        speeds = (
+            f"{name} {sum(map(sum, rows)) / s:,.0f} tokens/s, {learning_work(SIZES[model_size], rows) / s / most.operations:.1%} of peak"
+            for name, s in (("POPO", popo[-1]), ("GRPO", grpo[-1]))
+        )
+        table.note(f"At rate 1: {'; '.join(speeds)}. {most} {LEARNER_SHARE}")
     if found.output is not None:
         draw(found.output, rates, popo, grpo)
 

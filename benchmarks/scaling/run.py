@@ -8,6 +8,9 @@ each weight of a matrix and token forward, 6 in learning (8 in the head, which i
 sees. The last axis has next to no model, so what is seen there is the bookkeeping. An exponent is the slope of log seconds over log work
 (of "rest", which is all of a step but rollout and learning: over log rollouts): 1 grows as the work does, more grows faster. Cells are
 seconds and, in brackets, work, both as multiples of the axis's first row.
+
+On a GPU: 0.5 B (0.1 B to 1.5 B), 8 prompts x 16 x 128 tokens; points go one after the other, as their models would not fit together, and
+one that would need more than --most-s seconds a step, had the one before grown as its work, is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import torch
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import CLOCKS, SIZES, Table, arguments_of, line, random_qwen2
+from common import CLOCKS, SIZES, Table, arguments_of, line, matrices, random_qwen2, release
 
 from rlvr_core.clock import Clock
 from rlvr_core.contracts import Reward
@@ -61,9 +64,7 @@ class Point:
 
     def work(self) -> dict[str, float]:
         """Floating-point operations of each stage; for the rest, rollouts."""
-        vocabulary, hidden, inner, layers, heads, shared = SIZES[self.model]
-        body = layers * hidden * (2 * hidden + 2 * hidden * shared // heads + 3 * inner)
-        head = vocabulary * hidden
+        (body, head), (_, hidden, _, layers, _, _) = matrices(SIZES[self.model]), SIZES[self.model]
         seen = sum(range(PROMPT, PROMPT + self.length))  # columns that a completion's tokens attend to
         attention = 4 * hidden * layers
         whole = PROMPT + self.length
@@ -87,7 +88,7 @@ def training_at(point: Point, device: str, clock: str, seconds: dict[str, float]
         "task": {"name": "arithmetic"},
         "objective": {"name": "grpo"},
         "rollout": {"prompts_per_step": point.prompts, "group_size": point.group, "max_completion_length": point.length},
-        "learner": {"max_tokens_per_microbatch": 16384 if device != "cpu" else 2048},
+        "learner": {"max_tokens_per_microbatch": 8192 if device != "cpu" else 2048},
     }
     resolved = resolve(from_mapping(spec, "benchmark"), catalogue())
     policy, stages = random_qwen2(point.model, device), Clock(CLOCKS[clock])
@@ -132,6 +133,23 @@ def measure(points: Sequence[Point], rounds: int, clock: str, device: str) -> li
     return [{stage: statistics.median(row[stage] for row in rows) for stage in STAGES} for rows in found]
 
 
+def measure_in_turn(points: Sequence[Point], rounds: int, device: str, most_s: float) -> list[dict[str, float]]:
+    """The same point by point, each alone on the device; ends before one that is expected to take longer than ``most_s`` a step."""
+    found: list[dict[str, float]] = []
+    for number, point in enumerate(points):
+        if number and expected_s(point, points[number - 1], found[-1]) > most_s:
+            break
+        release(device)
+        found += measure([point], rounds, "wall", device)
+        print(f"{point}: {', '.join(f'{stage} {s:.2f} s' for stage, s in found[-1].items())}", file=sys.stderr, flush=True)
+    return found
+
+
+def expected_s(point: Point, before: Point, seconds: Mapping[str, float]) -> float:
+    """Seconds of a step, should each stage grow as its work."""
+    return sum(spent * point.work()[stage] / before.work()[stage] for stage, spent in seconds.items())
+
+
 def exponent(work: Sequence[float], seconds: Sequence[float]) -> float:
     """Slope of log seconds over log work."""
     return line([math.log(w) for w in work], [math.log(s) for s in seconds])[1]
@@ -147,6 +165,24 @@ def of_attention(points: Sequence[Point], seconds: Sequence[float]) -> str:
     return f"rollout seconds a token over columns attended are a line (furthest point {off:.0%} off), attention {share:.0%} of the longest"
 
 
+def value_of(axis: str, point: Point) -> str:
+    """What an axis varies."""
+    return str(getattr(point, VARIED.get(axis, "rollouts")))
+
+
+def of_axis(axis: str, points: Sequence[Point], seconds: Sequence[Mapping[str, float]]) -> list[str]:
+    """Exponents of an axis whose points were measured, and what its attention costs."""
+    if len(points) < 2:
+        return []
+    work = [point.work() for point in points]
+    growing = [s for s in STAGES if work[-1][s] > work[0][s]]
+    slopes = (f"{s} {exponent([w[s] for w in work], [spent[s] for spent in seconds]):.2f}" for s in growing)
+    notes = [f"{axis}: {', '.join(slopes)}"]
+    if axis == "completion length" and len(points) > 2:
+        notes.append(of_attention(points, [spent["rollout"] for spent in seconds]))
+    return notes
+
+
 def axes_for(device: str, quick: bool) -> dict[str, list[Point]]:
     """What is varied: name -> points, smallest first."""
     tiny = {"rollouts, next to no model": [Point("tiny", prompts, 8, 16) for prompts in (8, 32, 128, 512)]}
@@ -154,8 +190,8 @@ def axes_for(device: str, quick: bool) -> dict[str, list[Point]]:
         least = Point("tiny", 2, 2, 4)
         return {"group size": [least, replace(least, group=4)], "completion length": [least, replace(least, length=8)]}
     if device != "cpu":
-        least = Point("0.5B", 8, 8, 512)
-        models, groups, lengths = ("0.1B", "0.5B", "1.5B"), (8, 16, 32, 64), (256, 512, 1024, 2048, 4096)
+        least = Point("0.5B", 8, 16, 128)
+        models, groups, lengths = ("0.1B", "0.5B", "1.5B"), (16, 32, 64), (128, 512, 1024)
     else:
         least = Point("2M", 4, 8, 32)
         models, groups, lengths = ("0.5M", "2M", "8M", "30M"), (4, 8, 16, 32, 64), (32, 64, 128, 256, 512)
@@ -171,24 +207,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a row for each point, and each axis's exponents."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--axis", help="only axes whose name holds this")
+    parser.add_argument("--most-s", type=float, default=15.0, help="on a GPU: a step expected to take longer is left out")
     found = arguments_of(__doc__, parser, argv)
     table = Table(["axis", "point", "rollout (its work)", "learn (its work)", "rest (rollouts)", "rest of step"], found.output)
     notes = []
     for axis, points in axes_for(found.device, found.quick).items():
         if found.axis and found.axis not in axis:
             continue
-        seconds = measure(points, 1 if found.quick else found.rounds, found.clock, found.device)
+        rounds = 1 if found.quick else found.rounds
+        if found.device == "cpu":
+            seconds = measure(points, rounds, found.clock, found.device)
+        else:
+            seconds = measure_in_turn(points, rounds, found.device, found.most_s)
         work = [point.work() for point in points]
-        for point, counted, spent in zip(points, work, seconds, strict=True):
+        for point, counted, spent in zip(points, work, seconds, strict=False):
             cells = [f"{spent[s] / seconds[0][s]:.1f} ({counted[s] / work[0][s]:.1f})" for s in STAGES]
-            table.row(
-                axis, str(getattr(point, VARIED.get(axis, "rollouts"))), *cells, f"{spent['rest'] / sum(spent.values()):.1%}"
-            )
-        growing = [s for s in STAGES if work[-1][s] > work[0][s]]
-        slopes = (f"{s} {exponent([w[s] for w in work], [spent[s] for spent in seconds]):.2f}" for s in growing)
-        notes.append(f"{axis}: {', '.join(slopes)}")
-        if axis == "completion length" and len(points) > 2:
-            notes.append(of_attention(points, [spent["rollout"] for spent in seconds]))
+            table.row(axis, value_of(axis, point), *cells, f"{spent['rest'] / sum(spent.values()):.1%}")
+        for point in points[len(seconds) :]:
+            table.row(axis, value_of(axis, point), *["not run"] * 4)
+        notes += of_axis(axis, points[: len(seconds)], seconds)
+    if found.device != "cpu":
+        notes.append(f"one {torch.cuda.get_device_name()}")
     table.note(f"Exponents of seconds over work. {'; '.join(notes)}.")
 
 

@@ -1,4 +1,4 @@
-"""Steps of rlvr on the workload, through the command line's own code: python ours.py FOLDER OUT OBJECTIVE STEPS DTYPE [assignment ...]"""
+"""Steps of rlvr on the workload, through the command line's own code: python ours.py FOLDER OUT DEVICE OBJECTIVE STEPS [assignment ...]"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 import workload
 from accelerate import Accelerator
 
@@ -16,8 +15,9 @@ from rlvr_core.loop import take_step
 from rlvr_core.running import load
 
 
-def main(folder: Path, out: Path, objective: str, steps: int, *assignments: str) -> None:
+def main(folder: Path, out: Path, device: str, objective: str, steps: int, *assignments: str) -> None:
     """Time each step."""
+    work = workload.read(folder)
     rows: list[StepFinished] = []
 
     def tell(event: Event) -> None:
@@ -32,21 +32,27 @@ def main(folder: Path, out: Path, objective: str, steps: int, *assignments: str)
             "share": {"name": "function", "function": f"{Path(workload.__file__).resolve()}:rewards", "in_process": True}
         },
         "objective": {"name": objective},
-        "rollout": {"prompts_per_step": workload.PROMPTS, "group_size": workload.GROUP, "max_completion_length": workload.LIMIT},
+        "rollout": {"prompts_per_step": work.prompts, "group_size": work.group, "max_completion_length": work.limit},
         "learner": {"learning_rate": workload.LEARNING_RATE},
     }
-    training = setup.build(load(spec, assignments), Accelerator(cpu=not torch.accelerator.is_available()), tell).training
+    training = setup.build(load(spec, assignments), Accelerator(cpu=device == "cpu"), tell).training
     seconds = []
     for step in range(1, steps + 1):
         start = time.perf_counter()
         take_step(training, step)
+        workload.wait(device)
         seconds.append(time.perf_counter() - start)
-    tokens = [round(row.metrics["rollout/completion_length"] * row.metrics["select/scored"]) for row in rows]
     name = f"rlvr {objective}" + (" without similarity and entropy" if assignments else "")
-    workload.report(out, name, seconds, [float(row.metrics["time/rollout"]) for row in rows], tokens)
-    for stage in ("rollout", "reward", "prepare", "reference", "learn", "other"):
-        print(stage, [round(float(row.metrics[f"time/{stage}"]), 2) for row in rows], flush=True)
+    drawn = [[(len(r.prompt_ids), len(r.completion_ids)) for r in row.samples] for row in rows]
+    learned = [
+        [(len(r.prompt_ids), len(r.completion_ids)) for r in row.samples if objective != "popo" or r.reward > 0] for row in rows
+    ]
+    stages = {
+        stage: [round(float(row.metrics[f"time/{stage}"]), 3) for row in rows]
+        for stage in ("rollout", "reward", "prepare", "reference", "learn", "other")
+    }
+    workload.report(out, name, device, seconds, [float(row.metrics["time/rollout"]) for row in rows], drawn, learned, stages)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), *sys.argv[5:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), *sys.argv[6:])
