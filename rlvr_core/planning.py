@@ -301,10 +301,14 @@ def _passing(resolved: Resolved, policy: PreTrainedModel, there: Device) -> Iter
     """What comes and goes with a batch."""
     autocast, shape = autocast_on(resolved, there), _Shape.of(policy)
     if autocast is not None and policy.dtype != autocast:
-        matrices = sum(m.weight.numel() for m in policy.modules() if isinstance(m, nn.Linear))
-        yield Item("matrices cast", matrices * autocast.itemsize, "always", f"the autocast's copies in {_name(autocast)}")
+        how = f"the autocast's copies in {_name(autocast)}"
+        yield Item("matrices cast", _matrices(policy) * autocast.itemsize, "always", how)
     yield from _learning(resolved, policy, autocast, shape, there)
-    yield from _rolling_out(resolved, policy, autocast, shape)
+    yield from _rolling_out(resolved, policy, autocast, shape, there)
+
+
+def _matrices(policy: PreTrainedModel) -> int:
+    return sum(m.weight.numel() for m in policy.modules() if isinstance(m, nn.Linear))
 
 
 def row_tokens(resolved: Resolved) -> tuple[int, str]:
@@ -331,20 +335,27 @@ def _learning(
     yield Item("logits", chunk * shape.vocabulary * 4 * LOGIT_COPIES, "learning", how)
 
 
-def _rolling_out(resolved: Resolved, policy: PreTrainedModel, autocast: torch.dtype | None, shape: _Shape) -> Iterator[Item]:
+def _rolling_out(
+    resolved: Resolved, policy: PreTrainedModel, autocast: torch.dtype | None, shape: _Shape, there: Device
+) -> Iterator[Item]:
     """Key-value cache and sampling, for engines that decode a number of rows together in this process."""
     limit = getattr(resolved.engine.options, "max_rows", None)
     if limit is None:
         return
+    graphs = there.kind == "cuda" and getattr(resolved.engine.options, "graphs", False) is not False  # these keep what they read
     rows = min(limit, _rows_drawn(resolved))
     row, said = row_tokens(resolved)
-    per_element = policy.dtype.itemsize + (policy.dtype if autocast is None else autocast).itemsize
+    inner = policy.dtype if autocast is None else autocast
+    per_element = (inner if graphs else policy.dtype).itemsize + inner.itemsize
     per_token = shape.layers * shape.kv_heads * shape.head * per_element
     allowed = max(row, getattr(resolved.engine.options, "max_cache_tokens", rows * row))
     size = min(rows * row, allowed) * per_token
     how = f"{rows} rows x ({said})" if rows * row <= allowed else f"{allowed} tokens (rollout.engine.max_cache_tokens)"
     how += f" x {per_token} bytes"
-    yield Item("key-value cache", size, "rolling out", how)
+    yield Item("key-value cache", size, "always" if graphs else "rolling out", how)
+    if graphs and inner != policy.dtype:
+        how = f"copies in {_name(inner)} that graphs read"
+        yield Item("matrices cast for graphs", _matrices(policy) * inner.itemsize, "always", how)
     narrow = min(policy.dtype.itemsize, 4 if autocast is None else autocast.itemsize)
     per_logit = 4 * SAMPLING_COPIES + (narrow if narrow < 4 else 0)
     how = f"{rows} rows x vocabulary of {shape.vocabulary} x {per_logit} bytes: logits{' and their float32 copy' if narrow < 4 else ''}"

@@ -296,6 +296,25 @@ class TestMemory:
         real = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
         assert found["key-value cache"] == real
 
+    def test_graphs_keep_their_cache_and_their_copies_of_matrices(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(planning, "device", lambda: planning.Device("cuda", "a GPU", 2**40))
+        numerics = "learner.mixed_precision=bf16"
+
+        def items(*assignments: str) -> dict[str, planning.Item]:
+            resolved = spec(numerics, *assignments)
+            policy = planning.blueprint(resolved.spec.model)
+            return {item.what: item for item in planning.memory_of(resolved, build_objective(resolved.objective), policy).items}
+
+        on, off = items(), items("rollout.engine.graphs=false")
+        assert (on["key-value cache"].when, off["key-value cache"].when) == ("always", "rolling out")
+        assert on["key-value cache"].bytes * 3 == off["key-value cache"].bytes * 2  # both of two bytes; else keys are of four
+        assert on["matrices cast for graphs"].bytes == on["matrices cast"].bytes
+        assert "matrices cast for graphs" not in off
+        narrow = items("model.dtype=bfloat16")
+        assert "matrices cast for graphs" not in narrow
+
     def test_a_step_of_few_rows_decodes_no_more_than_those(self, spec: Callable[..., Resolved]) -> None:
         few = ("rollout.prompts_per_step=2", "rollout.group_size=3", "evaluation.problems=4", "evaluation.samples=1")
         assert sizes(spec(*few)) == sizes(spec(*few, "rollout.engine.max_rows=6"))

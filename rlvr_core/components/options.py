@@ -123,12 +123,18 @@ class TransformersEngineOptions(Options):
         None,
         "keep keys and values in pages and replay each step of decoding as one CUDA graph; null: on CUDA, where the model allows it",
     )
+    compile: bool = option(
+        False, "compile the forward that graphs replay (torch.compile): fewer, larger kernels, after about a minute at the start"
+    )
     shrink: float = option(
         0.03,
         "finished rows leave the key-value cache once they are this part of the rows in it; with graphs: once a smaller one will do",
         gt=0.0,
         le=1.0,
     )
+
+    def inert(self) -> Mapping[str, str]:
+        return {"compile": "graphs is off"} if self.graphs is False else {}
 
 
 class ProgressOptions(Options):

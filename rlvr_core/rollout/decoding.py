@@ -36,10 +36,11 @@ ENTRANTS = 4
 
 
 class Forward:
-    """The policy's forward, with the arguments that it knows."""
+    """The policy's forward, with the arguments that it knows. ``compiled``: for forwards of one token a row."""
 
-    def __init__(self, policy: PolicyHandle) -> None:
+    def __init__(self, policy: PolicyHandle, compiled: bool = False) -> None:
         self.policy = policy
+        self.run: Callable[..., Any] = torch.compile(policy.decode, dynamic=True) if compiled else policy.decode
         self.knows = frozenset(inspect.signature(policy.model.forward).parameters)
 
     def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, attention: Tensor | None = None) -> Tensor:
@@ -52,7 +53,7 @@ class Forward:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        output = self.policy.decode(**{name: value for name, value in inputs.items() if name in self.knows})
+        output = self.run(**{name: value for name, value in inputs.items() if name in self.knows})
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -60,12 +61,18 @@ class Forward:
 class Sampler:
     """Draws every row's next token."""
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, device: torch.device, compiled: bool = False) -> None:
+        self.draw: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = (
+            torch.compile(self._draw, dynamic=True) if compiled else self._draw
+        )
         self.temperature, self.minimum = sampling.temperature, sampling.min_completion_length
         self.ends = torch.tensor(sampling.stop_token_ids, dtype=torch.int64, device=device)
 
     def __call__(self, logits: Tensor, seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
         """[B,V] logits, [B] seeds, [B] tokens written so far -> ids [B], log-probs [B]. Overwrites ``logits``."""
+        return self.draw(logits, seeds, counters)
+
+    def _draw(self, logits: Tensor, seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.minimum and len(self.ends):
             early = (counters < self.minimum)[:, None]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from rlvr_core.components.options import TransformersEngineOptions
 from rlvr_core.contracts import PolicyHandle, RolloutEngine
 from rlvr_core.errors import ModelError
 from rlvr_core.records import Completion, Request, Sampling
@@ -43,7 +44,7 @@ class TransformersEngine(RolloutEngine):
         self.windows = usable_windows(policy)
         self.paged: PagedDecoding | str = "it has no use for it"
         if not isinstance(self.windows, str):
-            self.paged = paged_decoding(policy, self.windows, self._limits(), self.options.graphs)
+            self.paged = paged_decoding(policy, self.windows, self._limits(), self.options)
 
     def notes(self) -> Sequence[str]:
         notes = []
@@ -127,16 +128,19 @@ def usable_windows(policy: PolicyHandle) -> list[int | None] | str:
 
 
 def paged_decoding(
-    policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, wanted: bool | None
+    policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, options: TransformersEngineOptions
 ) -> PagedDecoding | str:
     """Decoding in pages and graphs, or why not. Raises ModelError where it was asked for and cannot be."""
-    found = "rollout.engine.graphs is off" if wanted is False else _paged_decoding(policy, windows, limits)
-    if wanted and isinstance(found, str):
-        raise ModelError(f"rollout.engine.graphs: not with this model here: {found}; leave it out")
+    found = (
+        "rollout.engine.graphs is off" if options.graphs is False else _paged_decoding(policy, windows, limits, options.compile)
+    )
+    for name, wanted in (("graphs", options.graphs), ("compile", options.compile)):
+        if wanted and isinstance(found, str):
+            raise ModelError(f"rollout.engine.{name}: not with this model here: {found}; leave it out")
     return found
 
 
-def _paged_decoding(policy: PolicyHandle, windows: Sequence[int | None], limits: Limits) -> PagedDecoding | str:
+def _paged_decoding(policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, compiled: bool) -> PagedDecoding | str:
     if policy.model.device.type != "cuda":
         return "CUDA graphs need a CUDA device"
     if find_spec("triton") is None:
@@ -146,6 +150,6 @@ def _paged_decoding(policy: PolicyHandle, windows: Sequence[int | None], limits:
     config = policy.model.config.get_text_config(decoder=True)
     if strange := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         return f"it has layers of another kind ({', '.join(sorted(strange))})"
-    paged = PagedDecoding(policy, windows, limits)
+    paged = PagedDecoding(policy, windows, limits, compiled)
     room = limits.positions or 10**6
     return trial(policy, paged.run, [(max(1, min(p, room - c)), c) for p, c in ((2, 3), (PAGE - 2, 6), (2 * PAGE, 3))]) or paged

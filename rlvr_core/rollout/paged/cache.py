@@ -41,7 +41,7 @@ class PagedLayer(CacheLayerMixin):
 
 
 class PagedCache(Cache):
-    """``keys``, ``values``: a tensor [pages,K,PAGE,D] each layer. ``tables``, ``lengths``: where the rows of a batch stand (see ``attend``).
+    """``keys``, ``values``: a tensor [pages,K,PAGE,D] each layer. ``tables``, ``lengths``: where the rows of a batch stand, see ``attend``.
 
     ``like``: a cache of the same model with something in it; ``dtype``: the pages', where it is another than that one's (autocast's).
     """

@@ -51,9 +51,10 @@ class Seat:
 class PagedDecoding:
     """Decodes again and again; buffers and graphs stay. Raises whatever a model raises whose forward cannot be run or captured so."""
 
-    def __init__(self, policy: PolicyHandle, windows: Sequence[int | None], limits: Limits) -> None:
+    def __init__(self, policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, compiled: bool = False) -> None:
+        self.compiled = compiled
         self.policy, self.windows, self.limits, self.device = policy, windows, limits, policy.model.device
-        self.forward = Forward(policy)
+        self.forward, self.one_token = Forward(policy), Forward(policy, compiled)
         with policy.held():
             self.autocast = autocast_dtype(self.device)
         self.weights = CastWeights(policy.model, self.autocast)
@@ -105,7 +106,7 @@ class PagedDecoding:
         cache = PagedCache(self.windows, probe, self.capacity, self.autocast)
         state = State.of(self.most, self.width, self.device)
         self.pages, self.seats = Pages(self.capacity), []
-        self.steps, self.drawn = Steps(self.forward, cache, state, self.limits.positions), Drawn(state)
+        self.steps, self.drawn = Steps(self.one_token, cache, state, self.limits.positions, self.compiled), Drawn(state)
 
     def _leave(self, leaving: Sequence[Seat]) -> None:
         """Rows give up their pages."""

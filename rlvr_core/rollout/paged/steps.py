@@ -13,8 +13,8 @@ from rlvr_core.records import Sampling
 from rlvr_core.rollout.decoding import Forward, Sampler
 from rlvr_core.rollout.paged.cache import PagedCache
 
-SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Numbers of rows that graphs are captured for; beyond, multiples of 256."""
+SIZES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Numbers of rows that graphs are captured for; beyond, multiples of 256. Not 1, which compiled code would take for a case of its own."""
 
 
 def size_for(rows: int) -> int:
@@ -59,8 +59,8 @@ class State:
 class Steps:
     """Draws the next token of every row. ``positions``: the model's, where it has a last one."""
 
-    def __init__(self, forward: Forward, cache: PagedCache, state: State, positions: int | None) -> None:
-        self.forward, self.cache, self.state, self.positions = forward, cache, state, positions
+    def __init__(self, forward: Forward, cache: PagedCache, state: State, positions: int | None, compiled: bool = False) -> None:
+        self.forward, self.cache, self.state, self.positions, self.compiled = forward, cache, state, positions, compiled
         self.replays: dict[tuple[Any, ...], Callable[[], None]] = {}
         self.pool: Any = None
         # Some models look into their ids, which waits for the device, where they are given no mask. One of four axes they pass on as it is.
@@ -71,7 +71,7 @@ class Steps:
         name = (rows, sampling.temperature, sampling.min_completion_length, sampling.stop_token_ids)
         if name not in self.replays:
             device = self.state.numbers.device
-            sampler = Sampler(sampling, device)
+            sampler = Sampler(sampling, device, self.compiled)
 
             def step() -> None:
                 self._step(rows, sampler)
