@@ -75,11 +75,14 @@ class PagedDecoding:
         allowance = sampling.max_completion_length // ALLOWANCE + 1
         with self._cast():
             self._fit(self.waiting)
-            while self.waiting or self.seats:
-                self._make_room()
-                self._admit(allowance)
-                self._stretch(recorder, sampling)
-                self._leave([seat for seat in self.seats if seat.row.finish_reason is not None])
+            try:
+                while self.waiting or self.seats:
+                    self._make_room()
+                    self._admit(allowance)
+                    self._stretch(recorder, sampling)
+                    self._leave([seat for seat in self.seats if seat.row.finish_reason is not None])
+            finally:
+                self._leave(self.seats)
 
     @contextmanager
     def _cast(self) -> Iterator[None]:
@@ -97,16 +100,15 @@ class PagedDecoding:
         capacity = max(min(wanted, self.limits.tokens // PAGE), width) + 1
         if capacity <= self.capacity and width <= self.width and most <= self.most:
             return
-        self.capacity, self.width, self.most = (
-            max(now, needed) for now, needed in ((self.capacity, capacity), (self.width, width), (self.most, size_for(most)))
-        )
+        sizes = max(self.capacity, capacity), max(self.width, width), max(self.most, size_for(most))
+        self.capacity = 0
         self.__dict__.pop("steps", None)  # or old buffers and new ones would exist together
         self.__dict__.pop("drawn", None)
-        probe = self._prefill([(0,)])
-        cache = PagedCache(self.windows, probe, self.capacity, self.autocast)
-        state = State.of(self.most, self.width, self.device)
-        self.pages, self.seats = Pages(self.capacity), []
-        self.steps, self.drawn = Steps(self.one_token, cache, state, self.limits.positions, self.compiled), Drawn(state)
+        cache = PagedCache(self.windows, self._prefill([(0,)]), sizes[0], self.autocast)
+        state = State.of(sizes[2], sizes[1], self.device)
+        self.steps = Steps(self.one_token, cache, state, self.limits.positions, self.compiled)
+        self.drawn, self.pages, self.seats = Drawn(state), Pages(sizes[0]), []
+        self.capacity, self.width, self.most = sizes
 
     def _leave(self, leaving: Sequence[Seat]) -> None:
         """Rows give up their pages."""
