@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr_core.policy.scores import Linear, Scores, score_tokens
+from rlvr_core.policy import scores as module
+from rlvr_core.policy.scores import Linear, Scores, has_kernels, score_tokens
 
 TOKENS, WIDTH, VOCABULARY = 13, 6, 11
 
@@ -110,3 +111,23 @@ def test_extreme_logits_stay_finite() -> None:
     (scores.logprobs.sum() + scores.entropy.sum()).backward()
     assert scores.logprobs.isfinite().all() and scores.entropy.isfinite().all()
     assert hidden.grad is not None and hidden.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "there"),
+    [
+        ("cuda", torch.bfloat16, True),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.float32, True),
+        ("cuda", torch.float64, False),
+        ("cpu", torch.bfloat16, False),
+        ("mps", torch.float32, False),
+    ],
+)
+def test_kernels_are_for_cuda_and_for_what_float32_arithmetic_does_justice(
+    kind: str, dtype: torch.dtype, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: {"triton": object()}[name])
+    assert has_kernels(kind, dtype) == there
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert not has_kernels(kind, dtype)
