@@ -272,3 +272,19 @@ def test_rows_beyond_two_to_the_31_logits_are_found() -> None:
     ones = torch.ones(tokens, device=DEVICE)
     score_kernels.gradient(raw, ids, *whole[1:], ones, ones, curve, True)
     assert torch.equal(raw[-2:], score_kernels.gradient(few, ids[-2:], *part[1:], ones[-2:], ones[-2:], curve, True))
+
+
+@on_cuda
+@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10), reason="torch does so since 2.10")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_narrow_product_is_added_to_a_float32_matrix_in_place(dtype: torch.dtype) -> None:
+    assert scores._adds_to_float32(DEVICE, dtype)
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    total = torch.zeros(151_936, 256, device=DEVICE)
+    a, b = (torch.randn(300, size, generator=draw, device=DEVICE).to(dtype) for size in total.shape)
+    scores._add_product(total, a.T, b)  # cuBLAS keeps what it allocates at first
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    scores._add_product(total, a.T, b)
+    assert torch.cuda.max_memory_allocated() - before < total.nbytes * 0.4
+    torch.testing.assert_close(total.double(), 2 * a.T.double() @ b.double(), atol=1e-3, rtol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,3 +133,44 @@ def test_kernels_are_for_cuda_and_for_what_float32_arithmetic_does_justice(
     assert has_kernels(kind, dtype) == there
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert not has_kernels(kind, dtype)
+
+
+def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A float32 matrix, two matrices, and what the first is once the product of the others is added."""
+    draw = torch.Generator().manual_seed(0)
+    total, a, b = (torch.randn(*shape, generator=draw) for shape in ((5, 3), (5, 4), (4, 3)))
+    a, b = a.to(dtype), b.to(dtype)
+    return total, a, b, total.double() + a.double() @ b.double()
+
+
+def adds_in_float32(total: Tensor, a: Tensor, b: Tensor, out_dtype: torch.dtype, out: Tensor) -> None:
+    """What torch does on CUDA, here."""
+    out.copy_(total + a.to(out_dtype) @ b.to(out_dtype))
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise TypeError("addmm() got an unexpected keyword argument 'out_dtype'")
+
+
+def test_a_product_of_the_same_dtype_is_added_in_place() -> None:
+    total, a, b, expected = product(torch.float32)
+    module._add_product(total, a, b)
+    torch.testing.assert_close(total.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("addmm", [refuses, adds_in_float32])
+def test_a_narrow_product_is_added_in_float32_where_torch_can(addmm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module._adds_to_float32.cache_clear()
+    monkeypatch.setattr(torch, "addmm", addmm)
+    total, a, b, expected = product(torch.bfloat16)
+    module._add_product(total, a, b)
+    module._adds_to_float32.cache_clear()
+    off = float((total - expected).abs().max())
+    assert off < 1e-6 if addmm is adds_in_float32 else 1e-6 < off < 5e-2
+
+
+def test_a_torch_that_adds_wrongly_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module._adds_to_float32.cache_clear()
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.copy_(a @ b))
+    assert not module._adds_to_float32(torch.device("cpu"), torch.bfloat16)
+    module._adds_to_float32.cache_clear()

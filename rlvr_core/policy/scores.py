@@ -129,7 +129,7 @@ class _LinearScores(torch.autograd.Function):
             if to_hidden is not None:
                 to_hidden[here] = to_raw @ matrix
             if to_weight is not None:
-                to_weight.addmm_(to_raw.T, h) if to_weight.dtype == dtype else to_weight.add_(to_raw.T @ h)
+                _add_product(to_weight, to_raw.T, h)
             if to_bias is not None:
                 to_bias += to_raw.sum(0)
             del to_raw  # or the next chunk's logits are made beside it
@@ -142,6 +142,27 @@ class _LinearScores(torch.autograd.Function):
 def _product(h: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """[n,V], in the dtype of the matrix."""
     return torch.nn.functional.linear(h, matrix, None if bias is None else bias.to(matrix.dtype))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b; in one step where it can be, so that there is no second tensor of that size."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.dtype == torch.float32 and _adds_to_float32(a.device, a.dtype):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.add_(a @ b)
+
+
+@cache
+def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch adds a product of narrower matrices to a float32 one in place, as it does on CUDA since 2.10: found out by trying."""
+    total, ones = torch.ones(64, 64, device=device), torch.ones(64, 64, dtype=dtype, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (TypeError, RuntimeError):
+        return False
+    return bool((total == 65).all())
 
 
 def _passes(device: torch.device, dtype: torch.dtype) -> tuple[Callable[..., Any], Callable[..., Any]]:
