@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlvr_core.policy import scores as module
 from rlvr_core.policy.scores import Linear, Scores, has_kernels, score_tokens
+from rlvr_core.testing.bench import Bench
 
 TOKENS, WIDTH, VOCABULARY = 13, 6, 11
 
@@ -174,3 +175,8 @@ def test_a_torch_that_adds_wrongly_is_not_trusted(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.copy_(a @ b))
     assert not module._adds_to_float32(torch.device("cpu"), torch.bfloat16)
     module._adds_to_float32.cache_clear()
+
+
+def test_the_learner_scores_in_chunks_of_its_option_or_its_devices_default() -> None:
+    assert Bench.of({"name": "grpo"}).learner.root.numerics.chunk == 1024
+    assert Bench.of({"name": "grpo"}, logprob_chunk_tokens=7).learner.root.numerics.chunk == 7
