@@ -26,6 +26,7 @@ from rlvr_core.objective import Objective, build_objective
 from rlvr_core.policy.forward import Rows, collate, completion_quantities
 from rlvr_core.policy.loading import DTYPES
 from rlvr_core.policy.root import Numerics, Root
+from rlvr_core.policy.scores import has_kernels
 from rlvr_core.records import MicroBatch, Scope
 from rlvr_core.setup import EMBEDDED, autocast_dtype, build_modules
 from rlvr_core.spec.model import ModelSection
@@ -39,7 +40,7 @@ GIB = 2**30
 ASSUMED_PROMPT = 512
 """Tokens of a prompt, where ``prompt.max_length`` does not say."""
 LOGIT_COPIES = 2
-"""float32 tensors of chunk x vocabulary alive together in ``score_tokens``, at most."""
+"""float32 tensors of chunk x vocabulary alive together in ``score_tokens``, at most. Kernels have the matrix product, in its dtype."""
 SAMPLING_COPIES = 1
 """float32 tensors of rows x vocabulary alive together when a token is drawn: logits, which are overwritten on the way to it."""
 
@@ -330,9 +331,12 @@ def _learning(
     checkpointed = ", checkpointed" if spec.model.gradient_checkpointing else ""
     how = f"{tokens} tokens of a micro-batch (a row: {said}) x {per_token} bytes{checkpointed}; an estimate"
     yield Item("activations", tokens * per_token, "learning", how)
-    chunk = min(spec.learner.logprob_chunk_tokens, tokens)
-    how = f"{chunk} tokens x vocabulary of {shape.vocabulary} x {LOGIT_COPIES} float32 copies in backward"
-    yield Item("logits", chunk * shape.vocabulary * 4 * LOGIT_COPIES, "learning", how)
+    chunk, dtype = min(spec.learner.chunk_tokens(there.kind), tokens), autocast or policy.dtype
+    size, copies = 4 * LOGIT_COPIES, f"{LOGIT_COPIES} float32 copies in backward"
+    if has_kernels(there.kind, dtype):
+        size, copies = dtype.itemsize, f"{dtype.itemsize} bytes ({_name(dtype)})"
+    how = f"{chunk} tokens x vocabulary of {shape.vocabulary} x {copies}"
+    yield Item("logits", chunk * shape.vocabulary * size, "learning", how)
 
 
 def _rolling_out(

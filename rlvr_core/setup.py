@@ -170,7 +170,8 @@ def build_learner(
 ) -> tuple[Learner, Preparer]:
     """Root module, references, optimizer, schedule."""
     spec = resolved.spec
-    numerics = Numerics(spec.rollout.temperature, spec.learner.logprob_chunk_tokens, autocast_dtype(spec.learner, accelerator))
+    chunk = spec.learner.chunk_tokens(accelerator.device.type)
+    numerics = Numerics(spec.rollout.temperature, chunk, autocast_dtype(spec.learner, accelerator))
     references = {
         label: ReferenceModel(model := reference.build(policy), Head(model), reference.moves)
         for label, reference in objective.references.items()

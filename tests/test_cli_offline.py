@@ -348,6 +348,33 @@ class TestMemory:
             (scores.logprobs.sum() + scores.entropy.sum()).backward()
         assert alive.most == copies <= planning.LOGIT_COPIES == 2
 
+    @pytest.mark.parametrize(("entropy", "copies"), [(False, 1.5), (True, 2.5)])
+    def test_a_narrow_product_is_gone_once_there_is_a_float32_copy(self, entropy: bool, copies: float) -> None:
+        """It is alive while it is copied, and its gradient while that is: half a float32 tensor beside those."""
+        narrow = {"dtype": torch.bfloat16, "requires_grad": True}
+        weight, hidden = torch.randn(1000, 4, **narrow), torch.randn(128, 4, **narrow)
+        with Alive(32 * 1000 * 2) as alive:
+            scores = score_tokens(hidden, torch.arange(128), Linear(weight), 0.9, 32, entropy)
+            (scores.logprobs.sum() + scores.entropy.sum()).backward()
+        assert alive.most / 2 == copies
+
+    @pytest.mark.parametrize(("dtype", "bytes_each"), [("bfloat16", 2), ("float32", 4)])
+    def test_kernels_need_the_product_alone(
+        self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch, dtype: str, bytes_each: int
+    ) -> None:
+        resolved = spec(f"model.dtype={dtype}", "learner.mixed_precision=no", "learner.logprob_chunk_tokens=3")
+        plain = sizes(resolved)["logits"]
+        assert plain == 3 * 4 * planning.LOGIT_COPIES * tiny_policy().config.vocab_size
+        monkeypatch.setattr(planning, "has_kernels", lambda kind, asked: asked == planning.DTYPES[dtype])
+        assert sizes(resolved)["logits"] == plain * bytes_each / (4 * planning.LOGIT_COPIES)
+
+    def test_an_accelerator_takes_larger_chunks(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
+        resolved = spec("learner.mixed_precision=no", "rollout.max_completion_length=5000")
+        here = sizes(resolved)["logits"]
+        monkeypatch.setattr(planning, "has_kernels", lambda kind, asked: False)
+        monkeypatch.setattr(planning, "device", lambda: planning.Device("cuda", "a GPU", 2**40))
+        assert sizes(resolved)["logits"] == 4 * here
+
     def test_sampling_is_as_many_copies_as_are_alive_together(self) -> None:
         policy = tiny_policy(dtype=torch.float32, vocab_size=3000)
         engine = catalogue().get("rollout", "transformers")

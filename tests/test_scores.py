@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr_core.policy.scores import Linear, Scores, score_tokens
+from rlvr_core.policy import scores as module
+from rlvr_core.policy.scores import Linear, Scores, has_kernels, score_tokens
+from rlvr_core.testing.bench import Bench
 
 TOKENS, WIDTH, VOCABULARY = 13, 6, 11
 
@@ -110,3 +114,69 @@ def test_extreme_logits_stay_finite() -> None:
     (scores.logprobs.sum() + scores.entropy.sum()).backward()
     assert scores.logprobs.isfinite().all() and scores.entropy.isfinite().all()
     assert hidden.grad is not None and hidden.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "there"),
+    [
+        ("cuda", torch.bfloat16, True),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.float32, True),
+        ("cuda", torch.float64, False),
+        ("cpu", torch.bfloat16, False),
+        ("mps", torch.float32, False),
+    ],
+)
+def test_kernels_are_for_cuda_and_for_what_float32_arithmetic_does_justice(
+    kind: str, dtype: torch.dtype, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: {"triton": object()}[name])
+    assert has_kernels(kind, dtype) == there
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert not has_kernels(kind, dtype)
+
+
+def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A float32 matrix, two matrices, and what the first is once the product of the others is added."""
+    draw = torch.Generator().manual_seed(0)
+    total, a, b = (torch.randn(*shape, generator=draw) for shape in ((5, 3), (5, 4), (4, 3)))
+    a, b = a.to(dtype), b.to(dtype)
+    return total, a, b, total.double() + a.double() @ b.double()
+
+
+def adds_in_float32(total: Tensor, a: Tensor, b: Tensor, out_dtype: torch.dtype, out: Tensor) -> None:
+    """What torch does on CUDA, here."""
+    out.copy_(total + a.to(out_dtype) @ b.to(out_dtype))
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise TypeError("addmm() got an unexpected keyword argument 'out_dtype'")
+
+
+def test_a_product_of_the_same_dtype_is_added_in_place() -> None:
+    total, a, b, expected = product(torch.float32)
+    module._add_product(total, a, b)
+    torch.testing.assert_close(total.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("addmm", [refuses, adds_in_float32])
+def test_a_narrow_product_is_added_in_float32_where_torch_can(addmm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module._adds_to_float32.cache_clear()
+    monkeypatch.setattr(torch, "addmm", addmm)
+    total, a, b, expected = product(torch.bfloat16)
+    module._add_product(total, a, b)
+    module._adds_to_float32.cache_clear()
+    off = float((total - expected).abs().max())
+    assert off < 1e-6 if addmm is adds_in_float32 else 1e-6 < off < 5e-2
+
+
+def test_a_torch_that_adds_wrongly_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module._adds_to_float32.cache_clear()
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.copy_(a @ b))
+    assert not module._adds_to_float32(torch.device("cpu"), torch.bfloat16)
+    module._adds_to_float32.cache_clear()
+
+
+def test_the_learner_scores_in_chunks_of_its_option_or_its_devices_default() -> None:
+    assert Bench.of({"name": "grpo"}).learner.root.numerics.chunk == 1024
+    assert Bench.of({"name": "grpo"}, logprob_chunk_tokens=7).learner.root.numerics.chunk == 7

@@ -18,7 +18,7 @@ from jsonschema.exceptions import best_match
 from rlvr_core.errors import SpecError
 from rlvr_core.options import Options, option
 from rlvr_core.plugins import Catalogue, Component, catalogue
-from rlvr_core.spec.model import Spec
+from rlvr_core.spec.model import LearnerSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
 from rlvr_core.spec.resolve import Resolved, resolve
 from rlvr_core.spec.schema import json_schema, options_schema
@@ -263,6 +263,21 @@ class TestMistakes:
     def test_a_validator_of_a_plugin_speaks_for_itself(self) -> None:
         base = BASE.replace("{name: arithmetic}", "{name: arithmetic, min_operands: 5, max_operands: 3}")
         assert the_mistake(base=base) == "spec.yaml:2: task: min_operands (5) is above max_operands (3)"
+
+
+class TestDefaultsOfADevice:
+    """Sizes that are left to the device."""
+
+    @pytest.mark.parametrize(
+        ("device", "microbatch", "chunk"), [("cpu", 2048, 1024), ("cuda", 16384, 4096), ("mps", 16384, 4096)]
+    )
+    def test_an_accelerator_takes_more_at_once(self, device: str, microbatch: int, chunk: int) -> None:
+        assert LearnerSection().microbatch_tokens(device) == microbatch
+        assert LearnerSection().chunk_tokens(device) == chunk
+
+    def test_what_is_written_holds_everywhere(self) -> None:
+        written = LearnerSection(max_tokens_per_microbatch=5, logprob_chunk_tokens=7)
+        assert [(written.microbatch_tokens(d), written.chunk_tokens(d)) for d in ("cpu", "cuda")] == [(5, 7)] * 2
 
 
 class TestNoEffect:

@@ -145,11 +145,20 @@ class LearnerSection(Options):
         "to them (POPO's implicit negative gradient); costs forwards; 0: none",
         ge=0,
     )
-    logprob_chunk_tokens: int = option(1024, "completion tokens whose logits exist at once", ge=1)
+    logprob_chunk_tokens: int | None = option(
+        None,
+        "completion tokens whose logits exist at once; null: 1024 on a CPU, 4096 on an accelerator, where each chunk costs a pass over the "
+        "gradient of the head",
+        ge=1,
+    )
 
     def microbatch_tokens(self, device: str) -> int:
         """``max_tokens_per_microbatch``, or its default for a kind of device."""
         return self.max_tokens_per_microbatch or (2048 if device == "cpu" else 16384)
+
+    def chunk_tokens(self, device: str) -> int:
+        """``logprob_chunk_tokens``, or its default for a kind of device."""
+        return self.logprob_chunk_tokens or (1024 if device == "cpu" else 4096)
 
 
 class EvaluationSection(Options):
