@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlvr_core.errors import DivergenceError
-from rlvr_core.learner.dealing import deal, padded_tokens, split_groups
+from rlvr_core.learner.dealing import padded_tokens, split_groups
 from rlvr_core.learner.micro import micro_batch
 from rlvr_core.learner.prepare import Preparer
 from rlvr_core.learner.terms import Denominators, count, own_denominators, reduce
@@ -88,14 +88,13 @@ class Learner:
         minibatches = split_groups(self._row_groups(batch), lengths, self.options.num_minibatches)
         tally = Tally()
         norms: list[float] = []
-        limits = self.preparer.limits
         for iteration in range(self.options.num_iterations):
             tally = Tally()
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
                 sizes = [lengths[row] for row in rows]
-                dealt = deal(sizes, self.accelerator.num_processes, limits.tokens_per_microbatch, limits.packed)
-                tally.mean("learn/padding_share", *padded_tokens(dealt, sizes, limits.packed))
+                dealt = self.preparer.deal(sizes)
+                tally.mean("learn/padding_share", *padded_tokens(dealt, sizes, self.preparer.limits.packed))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]
                 shortest = min(rows, key=lengths.__getitem__)
                 self._accumulate(batch, credit, mine, shortest, counts, (when.seed, when.step, iteration), tally)
