@@ -18,6 +18,7 @@ from rlvr_core.contracts import Differentiable, ModelDims, Task
 from rlvr_core.errors import ModelError, SpecError
 from rlvr_core.evaluation.evaluate import Draws
 from rlvr_core.events import Event, Notice
+from rlvr_core.learner.dealing import overhead_tokens
 from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
@@ -184,6 +185,7 @@ def build_learner(
     limits = Limits(
         spec.learner.microbatch_tokens(accelerator.device.type),
         spec.rollout.max_completion_length,
+        overhead_tokens(accelerator.device.type),
         packing_for(policy, spec.learner.packing),
     )
     preparer = Preparer(objective, root, references, accelerator, limits, clock or Clock())

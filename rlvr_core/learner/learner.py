@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlvr_core.errors import DivergenceError
-from rlvr_core.learner.dealing import deal, padded_tokens, split_groups
+from rlvr_core.learner.dealing import padded_tokens, split_groups
 from rlvr_core.learner.micro import micro_batch
 from rlvr_core.learner.prepare import Preparer
 from rlvr_core.learner.terms import Denominators, count, own_denominators, reduce
@@ -32,28 +32,32 @@ class When:
 
 @dataclass
 class Tally:
-    """Metrics as (sum, count) pairs: means over the whole batch whatever the split. ``sums`` are added up as they are."""
+    """Metrics as (sum, count) pairs: means over the whole batch whatever the split. ``sums`` are added up as they are.
 
-    means: dict[str, Tensor] = field(default_factory=dict)
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    Numbers stay on the device until the end, for to fetch one is to wait for all that the device has still to compute.
+    """
 
-    def mean(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
-        pair = torch.tensor([float(total), float(count)], dtype=torch.float64)
-        self.means[name] = self.means.get(name, torch.zeros(2, dtype=torch.float64)) + pair
+    means: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    sums: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def mean(self, name: str, total: Tensor, count: Tensor) -> None:
+        self.means.setdefault(name, []).append((total, count))
 
     def add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+        self.sums.setdefault(name, []).append(value.detach())
 
     def reduced(self, accelerator: Accelerator, minibatches: int) -> dict[str, float]:
         """Over all ranks; sums are divided by the number of minibatches. Names are the same on each rank: each runs the same components."""
         names = sorted(self.means), sorted(self.sums)
-        flat = [self.means[name] for name in names[0]] + [self.sums[name][None] for name in names[1]]
-        if not flat:
+        columns = [[pair[i] for pair in self.means[name]] for name in names[0] for i in (0, 1)]
+        columns += [self.sums[name] for name in names[1]]
+        if not columns:
             return {}
         dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-        total = accelerator.reduce(torch.cat(flat).to(accelerator.device, dtype), "sum").double().cpu()
-        means = {name: float(total[2 * i] / total[2 * i + 1]) for i, name in enumerate(names[0]) if total[2 * i + 1] > 0}
-        return means | {name: float(total[2 * len(names[0]) + i]) / minibatches for i, name in enumerate(names[1])}
+        flat = torch.stack([torch.stack(column).to(accelerator.device, dtype).sum() for column in columns])
+        total = accelerator.reduce(flat, "sum").tolist()
+        means = {name: total[2 * i] / total[2 * i + 1] for i, name in enumerate(names[0]) if total[2 * i + 1] > 0}
+        return means | {name: total[2 * len(names[0]) + i] / minibatches for i, name in enumerate(names[1])}
 
 
 class Learner:
@@ -88,14 +92,14 @@ class Learner:
         minibatches = split_groups(self._row_groups(batch), lengths, self.options.num_minibatches)
         tally = Tally()
         norms: list[float] = []
-        limits = self.preparer.limits
         for iteration in range(self.options.num_iterations):
             tally = Tally()
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
                 sizes = [lengths[row] for row in rows]
-                dealt = deal(sizes, self.accelerator.num_processes, limits.tokens_per_microbatch, limits.packed)
-                tally.mean("learn/padding_share", *padded_tokens(dealt, sizes, limits.packed))
+                dealt = self.preparer.deal(sizes)
+                padding = padded_tokens(dealt, sizes, self.preparer.limits.packed)
+                tally.mean("learn/padding_share", *torch.tensor(padding, dtype=torch.float64))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]
                 shortest = min(rows, key=lengths.__getitem__)
                 self._accumulate(batch, credit, mine, shortest, counts, (when.seed, when.step, iteration), tally)

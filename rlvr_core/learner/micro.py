@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rlvr_core.policy.forward import sent
 from rlvr_core.policy.root import Root
 from rlvr_core.randomness import generator
 from rlvr_core.records import Batch, Credit, Credited, MicroBatch
@@ -46,18 +47,20 @@ def micro_batch(
     index = torch.tensor(list(rows))
 
     def cut(values: Tensor) -> Tensor:
-        return values[index, :width].to(device, dtype)
+        return sent(values[index, :width].to(dtype), device)
 
     ones = torch.ones(len(index), width, dtype=dtype, device=device)  # not the whole batch's: this is run for every micro-batch
     fixed = {f"old_{name}": cut(values) for name, values in batch.provided.items()}
     if credit is not None and credit.returns is not None:
         fixed["returns"] = cut(credit.returns)
     return MicroBatch(
-        chosen=batch.chosen[index].to(device),
-        mask=batch.mask[index, :width].to(device),
+        chosen=sent(batch.chosen[index], device),
+        mask=sent(batch.mask[index, :width], device),
         advantage=cut(credit.advantage) if credit else torch.zeros_like(ones),
         weight=cut(credit.weight) if credit else ones,
-        row_weight=credit.row_weight[index].to(device, dtype) if credit else torch.ones(len(index), dtype=dtype, device=device),
+        row_weight=sent(credit.row_weight[index].to(dtype), device)
+        if credit
+        else torch.ones(len(index), dtype=dtype, device=device),
         old_logprobs=cut(batch.logprobs),
         sampling_logprobs=cut(batch.sampling_logprobs),
         importance=cut(credit.importance) if credit else ones.clone(),
@@ -75,6 +78,6 @@ def _keyed_noise(
 
     def normal(name: str, size: int, std: float) -> Tensor:
         drawn = [torch.randn(size, generator=generator("noise", name, *noise, *key), dtype=torch.float64) for key in keys]
-        return (torch.stack(drawn) * std).to(device, dtype)
+        return sent((torch.stack(drawn) * std).to(dtype), device)
 
     return normal

@@ -27,6 +27,8 @@ class Limits:
 
     tokens_per_microbatch: int
     completion_length: int
+    overhead_tokens: int
+    """What a micro-batch costs beside its tokens, in tokens."""
     packed: bool = False
     """Rows of a micro-batch are put end to end."""
 
@@ -117,7 +119,8 @@ class Preparer:
 
     def deal(self, lengths: Sequence[int]) -> list[MicroBatches]:
         """Micro-batches for every rank, within the limits."""
-        return deal(lengths, self.accelerator.num_processes, self.limits.tokens_per_microbatch, self.limits.packed)
+        limits = self.limits
+        return deal(lengths, self.accelerator.num_processes, limits.tokens_per_microbatch, limits.overhead_tokens, limits.packed)
 
     def mean_logprob(self, rollouts: Sequence[Rollout]) -> float:
         """Mean log-prob of a token of these rollouts under the policy as it is now, in nats."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,6 +20,7 @@ from transformers import PreTrainedModel
 from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Rollout
 
+Integers = npt.NDArray[np.int64]
 POLICY_QUANTITIES = frozenset({"logprobs", "entropy", "hidden", "states"})
 
 
@@ -33,18 +37,12 @@ class Rows:
     """[B] int64."""
     completion_lengths: Tensor
     """[B] int64."""
-    starts: Tensor
-    """[B] int64: where each row begins in ``ids`` taken end to end."""
+    tokens: Tensor
+    """[3,N] int64: (row, t, place in ``ids`` taken end to end) of every completion token, row by row."""
     width: int
     """T: the longest completion."""
     positions: Tensor | None = None
     """[R,S] int64, where rows are packed: they start anew with each row, which tells attention to keep rows apart."""
-
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(row, t, place in ``ids`` taken end to end) of every completion token, row by row: [N] each."""
-        t = torch.arange(self.width, device=self.ids.device)
-        row, step = (t[None] < self.completion_lengths[:, None]).nonzero(as_tuple=True)
-        return row, step, self.starts[row] + self.prompt_lengths[row] + step
 
     def inputs(self) -> dict[str, Any]:
         """What the model's forward is given."""
@@ -53,22 +51,37 @@ class Rows:
 
 
 def collate(rollouts: Sequence[Rollout], device: torch.device, packed: bool = False) -> Rows:
-    """Rows for a forward, padded on the right, or packed."""
-    lengths = [r.tokens for r in rollouts]
-    prompts = torch.tensor([len(r.prompt_ids) for r in rollouts])
-    completions = torch.tensor([len(r.completion_ids) for r in rollouts])
-    positions = None
+    """Rows for a forward, padded on the right, or packed. Put together on the host, so that nothing waits for the device."""
+    prompts = np.array([len(r.prompt_ids) for r in rollouts])
+    completions = np.array([len(r.completion_ids) for r in rollouts])
+    lengths = prompts + completions
+    tokens = np.fromiter(chain.from_iterable(r.prompt_ids + r.completion_ids for r in rollouts), np.int64, lengths.sum())
     if packed:
-        ids = torch.tensor([token for r in rollouts for token in r.prompt_ids + r.completion_ids])[None]
-        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        ids, starts = tokens[None], lengths.cumsum() - lengths
     else:
-        ids = torch.zeros(len(rollouts), max(lengths), dtype=torch.int64)
-        for row, rollout in enumerate(rollouts):
-            ids[row, : lengths[row]] = torch.tensor(rollout.prompt_ids + rollout.completion_ids)
-        starts = torch.arange(len(rollouts)) * max(lengths)
-    width = int(completions.max())
-    return Rows(ids.to(device), prompts.to(device), completions.to(device), starts.to(device), width, positions)
+        ids, starts = np.zeros((len(rollouts), lengths.max()), np.int64), np.arange(len(rollouts)) * lengths.max()
+        ids[np.arange(lengths.max()) < lengths[:, None]] = tokens
+    row, t = _counted(completions)
+    scored = np.stack([row, t, (starts + prompts)[row] + t])
+    positions = _on(_counted(lengths)[1][None], device) if packed else None
+    sizes = _on(np.stack([prompts, completions]), device)
+    return Rows(_on(ids, device), sizes[0], sizes[1], _on(scored, device), int(completions.max()), positions)
+
+
+def _counted(lengths: Integers) -> tuple[Integers, Integers]:
+    """(row, place in its row) of every token of rows with these lengths, row by row: [N] each."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) - (lengths.cumsum() - lengths)[row]
+
+
+def _on(values: Integers, device: torch.device) -> Tensor:
+    """On the device."""
+    return sent(torch.from_numpy(values), device)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """On the device. To CUDA through pinned memory, so that the host goes on while the device still computes."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 class Head(nn.Module):
@@ -123,7 +136,7 @@ def completion_quantities(
     where the token was chosen. ``decoder``: what runs in place of the model's own (the same, compiled).
     """
     hidden, logits = _run(model, head, rows, decoder)
-    row, t, place = rows.tokens()
+    row, t, place = rows.tokens
     ids = rows.ids.flatten()[place]
     shape = (len(rows.prompt_lengths), rows.width)
     found: dict[str, Tensor] = {}
@@ -141,7 +154,7 @@ def completion_quantities(
 def completion_states(decoder: nn.Module, rows: Rows) -> Tensor:
     """[B,T,D]: final hidden states of any decoder where each completion token was chosen; zeros at padding."""
     hidden: Tensor = decoder(**rows.inputs()).last_hidden_state.flatten(0, 1)
-    row, t, place = rows.tokens()
+    row, t, place = rows.tokens
     return _spread(hidden[place - 1], (len(rows.prompt_lengths), rows.width, hidden.shape[-1]), row, t)
 
 
