@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from rlvr_core.policy.handle import LocalPolicy
 from rlvr_core.records import Completion, Request, RowKey, Sampling
 from rlvr_core.rollout.cache import windows_of
 from rlvr_core.rollout.decoding import Limits
-from rlvr_core.rollout.paged.attention import attend, plain
 from rlvr_core.rollout.paged.decoding import PagedDecoding
 from rlvr_core.rollout.paged.pages import PAGE, TRASH, Pages
 from rlvr_core.rollout.paged.steps import size_for
@@ -183,89 +180,6 @@ def test_under_autocast_no_step_casts_a_weight() -> None:
     engine.start(policy)
     (eager,) = engine.generate([Request(RowKey(1, 0, 0), (5, 6), 12)], sampling(stop_token_ids=()))
     torch.testing.assert_close(torch.tensor(rows[0].logprobs), torch.tensor(eager.logprobs), atol=0.05, rtol=0)
-
-
-Where = tuple[Tensor, Tensor]
-"""tables, lengths."""
-
-
-def random_batch(seed: int, group: int, width: int, depth: int) -> tuple[tuple[Tensor, ...], Where]:
-    """Rows of several pages in mixed order; one has nothing yet, and one fills pages up to their end."""
-    draw = torch.Generator().manual_seed(seed)
-    rows, shared, number = 4, 2, 4
-    tables = (1 + torch.randperm(rows * number, generator=draw)).view(rows, number).int()
-    lengths = torch.randint(number * PAGE - 1, (rows,), generator=draw)
-    lengths[0], lengths[1] = 0, 2 * PAGE
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    pages = 1 + rows * number
-    inputs = (
-        normal(rows, shared * group, width), normal(rows, shared, width), normal(rows, shared, depth),
-        normal(pages, shared, PAGE, width), normal(pages, shared, PAGE, depth),
-    )  # fmt: skip
-    return inputs, (tables, lengths)
-
-
-def dense(inputs: Sequence[Tensor], where: Where, scale: float, softcap: float | None, window: int | None) -> Tensor:
-    """Row by row, head by head, in float64."""
-    query, key, value, keys, values = (x.double() for x in inputs)
-    out = torch.zeros(*query.shape[:2], value.shape[-1], dtype=torch.float64)
-    group = query.shape[1] // key.shape[1]
-    for row, length in enumerate(where[1].tolist()):
-        places = [(int(where[0][row, t // PAGE]), t % PAGE) for t in range(length)]
-        for head in range(query.shape[1]):
-            mine = head // group
-            k = torch.stack([*(keys[page, mine, place] for page, place in places), key[row, mine]])
-            v = torch.stack([*(values[page, mine, place] for page, place in places), value[row, mine]])
-            z = k @ query[row, head] * scale
-            z = z if softcap is None else torch.tanh(z / softcap) * softcap
-            seen = slice(max(0, length + 1 - window) if window else 0, None)
-            out[row, head] = torch.softmax(z[seen], 0) @ v[seen]
-    return out
-
-
-def ways() -> Mapping[str, tuple[str, Callable[..., Tensor]]]:
-    """Device and function each. The kernel runs on a GPU where there is one, else through Triton's interpreter."""
-    found: dict[str, tuple[str, Callable[..., Tensor]]] = {"plain": ("cpu", plain), "operation": ("cpu", attend)}
-    if find_spec("triton") is not None:
-        from rlvr_core.rollout.paged import attention_kernel
-
-        found["kernel"] = ("cuda" if torch.cuda.is_available() else "cpu", attention_kernel.attend)
-    return found
-
-
-@pytest.mark.parametrize("way", ways())
-@pytest.mark.parametrize("group, width, depth", [(1, 8, 8), (3, 24, 16), (7, 64, 64)])
-@pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("window", [None, 1, 70])
-def test_attention_over_pages_is_attention(
-    way: str, group: int, width: int, depth: int, softcap: float | None, window: int | None
-) -> None:
-    inputs, where = random_batch(7 * group + width, group, width, depth)
-    expected = dense(inputs, where, width**-0.5, softcap, window)
-    device, function = ways()[way]
-    there = [x.to(device) for x in (*inputs, *where)]
-    found = function(*there, width**-0.5, softcap, window)
-    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-5, rtol=0)
-    for row, length in enumerate(where[1].tolist()):  # and the new token is where the next step looks for it
-        page = int(where[0][row, length // PAGE])
-        for pool, new in ((there[3], inputs[1]), (there[4], inputs[2])):
-            assert torch.equal(pool[page, :, length % PAGE].cpu(), new[row])
-
-
-@pytest.mark.parametrize("rows, shared", [(1, 2), (33, 8)])
-def test_few_rows_are_cut_into_parts_and_many_into_none(rows: int, shared: int) -> None:
-    draw = torch.Generator().manual_seed(rows)
-    tables = 1 + torch.arange(2 * rows).view(rows, 2).int().flip(0)
-    lengths = torch.randint(2 * PAGE - 1, (rows,), generator=draw)
-    q, k, v = (torch.randn(rows, shared, 16, generator=draw) for _ in range(3))
-    keys, values = (torch.randn(2 * rows + 1, shared, PAGE, 16, generator=draw) for _ in range(2))
-    expected = dense((q, k, v, keys, values), (tables, lengths), 0.25, None, None)
-    device, function = ways()["kernel"]
-    found = function(*(x.to(device) for x in (q, k, v, keys, values, tables, lengths)), 0.25)
-    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-5, rtol=0)
 
 
 def test_attention_with_more_to_it_is_refused_and_the_models_own_is_put_back() -> None:
