@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlvr_core.learner.learner import When
+from rlvr_core.learner.learner import Learner, Tally, When
 from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Rollout
 from rlvr_core.reward.outcomes import with_group_rewards
@@ -104,3 +105,49 @@ def test_the_tally_sees_what_is_alive_at_once() -> None:
 
     assert peaks_of(one_after_the_other) == 4000
     assert peaks_of(beside_each_other) == 16000
+
+
+class Fetched(TorchDispatchMode):
+    """Counts what makes the host wait for an accelerator: numbers read, and shapes that depend on them. The model's own code is its own
+    affair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        by_mask = function is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or function in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default):
+            self.number += not any("/transformers/" in frame.filename for frame in traceback.extract_stack())
+        return function(*args, **(kwargs or {}))
+
+
+def fetched_by_micro_batches(objective: str, packed: bool) -> int:
+    """What one update reads between its first micro-batch and its optimizer step."""
+    bench, fetched, right = (
+        Bench.of({"name": objective}, max_tokens_per_microbatch=12, packing=packed),
+        Fetched(),
+        Learner._accumulate,
+    )
+
+    def watched(*arguments: Any) -> None:
+        with fetched:
+            right(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "_accumulate", watched)
+        bench.gradients(scripted_rollouts([[1.0, 0.0, 1.0, 1.0]], [[3, 5, 2, 8]]))
+    return fetched.number
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("objective", ["popo", "grpo", "ppo"])
+def test_micro_batches_fetch_nothing_from_the_device(objective: str, packed: bool) -> None:
+    assert fetched_by_micro_batches(objective, packed) == 0
+
+
+def test_a_number_fetched_for_every_term_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Tally.add
+    monkeypatch.setattr(Tally, "add", lambda self, name, value: right(self, name, torch.tensor(float(value.detach()))))
+    assert fetched_by_micro_batches("popo", packed=False) > 0

@@ -147,7 +147,9 @@ class Preparer:
         for rows in dealt:
             found = self._forward(batch, rows or [shortest], policy, early)
             if rows:
-                results.append((rows, {name: values.double().cpu() for name, values in found.items()}))
+                results.append((rows, found))
+        # Not in the loop: to fetch a number is to wait for the device.
+        results = [(rows, {name: values.double().cpu() for name, values in found.items()}) for rows, found in results]
         gathered: dict[str, Tensor] = {}
         with self.clock.timed("idle"):
             everyone = gather_object(results)

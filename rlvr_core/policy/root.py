@@ -71,9 +71,12 @@ class Root(nn.Module):
     def _learn(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Term]:
         """Every term of every part, for these rows."""
         # Layers recompute their activations in training mode alone; nothing else depends on it, dropout is off.
-        self.policy.train(self.policy.is_activation_checkpointing)
+        recompute = self.policy.is_activation_checkpointing
+        if recompute:  # each change of mode walks through all modules
+            self.policy.train()
         batch.quantities = self._quantities(rows, batch, wanted)
-        self.policy.eval()
+        if recompute:
+            self.policy.eval()
         return all_terms(self.differentiables, batch)
 
     def _quantities(self, rows: Rows, batch: MicroBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
