@@ -23,6 +23,7 @@ from rlvr_core.learner.learner import Learner
 from rlvr_core.learner.prepare import Limits, Preparer, ReferenceModel
 from rlvr_core.loop import Training
 from rlvr_core.objective import Objective, build_objective
+from rlvr_core.policy.blocks import CompiledBlocks
 from rlvr_core.policy.forward import Head, keeps_rows_apart
 from rlvr_core.policy.handle import LocalPolicy
 from rlvr_core.policy.loading import end_token_ids, load_model, load_tokenizer
@@ -174,11 +175,11 @@ def build_learner(
     chunk = spec.learner.chunk_tokens(accelerator.device.type)
     numerics = Numerics(spec.rollout.temperature, chunk, autocast_dtype(spec.learner, accelerator))
     references = {
-        label: ReferenceModel(model := reference.build(policy), Head(model), reference.moves)
+        label: ReferenceModel(model := reference.build(policy), Head(model), reference.moves, blocks_of(model, spec.learner))
         for label, reference in objective.references.items()
     }
     modules = build_modules(objective.differentiables, policy, spec.seed)
-    root = Root(policy, objective.differentiables, modules, numerics, spec.learner.compile)
+    root = Root(policy, objective.differentiables, modules, numerics, blocks_of(policy, spec.learner))
     optimizer = build_optimizer(spec.learner, root, objective.differentiables)
     steps = spec.steps * spec.learner.num_iterations * spec.learner.num_minibatches
     scheduler = get_scheduler(spec.learner.lr_scheduler, optimizer, spec.learner.warmup_steps, steps)
@@ -191,6 +192,11 @@ def build_learner(
     preparer = Preparer(objective, root, references, accelerator, limits, clock or Clock())
     learner = Learner(spec.learner, objective, root, preparer, accelerator, optimizer, scheduler)
     return learner, preparer
+
+
+def blocks_of(model: PreTrainedModel, options: LearnerSection) -> CompiledBlocks | None:
+    """The model's layers compiled, where that was asked for."""
+    return CompiledBlocks(model) if options.compile else None
 
 
 def packing_for(policy: PreTrainedModel, wanted: bool | None) -> bool:

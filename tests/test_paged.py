@@ -107,7 +107,7 @@ def test_what_goes_wrong_in_one_call_leaves_nothing_to_the_next() -> None:
     requests = [Request(RowKey(1, 0, 0), PROMPTS[0], 9)]
     expected = written(decoding, requests, sampling())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding.one_token, "run", {}.__getitem__)
+        patch.setattr(decoding.forward.policy, "decode", {}.__getitem__)
         with pytest.raises(TypeError):
             written(decoding, requests, sampling())
     assert written(decoding, requests, sampling()) == expected
@@ -190,3 +190,20 @@ def test_attention_with_more_to_it_is_refused_and_the_models_own_is_put_back() -
         with pytest.raises(NotImplementedError, match="s_aux"):
             attention(None, None, None, None, None, s_aux=torch.zeros(1))
     assert TINY.config._attn_implementation != "rlvr_pages"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_compiled_layers_draw_the_same_and_one_serves_for_all() -> None:
+    dynamo, model = torch._dynamo, ATTENTION["qwen3"]()
+    windows = windows_of(model.config)
+    assert not isinstance(windows, str)
+    how = sampling(max_completion_length=12)
+    requests = [Request(RowKey(1, p, s), PROMPTS[p], 3 + s) for p in range(6) for s in range(5)]
+    plain = written(paged(model), requests, how)
+    dynamo.utils.counters.clear()
+    compiled = written(PagedDecoding(Handle(model), windows, Limits(10**5, 64, 0.1), compiled=True), requests, how)
+    assert [c.ids for c in compiled] == [c.ids for c in plain]
+    assert dynamo.utils.counters["stats"]["unique_graphs"] <= 4 < 2 * model.config.num_hidden_layers  # layers and sampler
+    assert not dynamo.utils.counters["graph_break"]
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -124,7 +124,7 @@ class TransformersEngineOptions(Options):
         "keep keys and values in pages and replay each step of decoding as one CUDA graph; null: on CUDA, where the model allows it",
     )
     compile: bool = option(
-        False, "compile the forward that graphs replay (torch.compile): fewer, larger kernels, after about a minute at the start"
+        False, "compile the layers that graphs replay (torch.compile): fewer, larger kernels; the first rollouts take longer"
     )
     shrink: float = option(
         0.03,

@@ -16,6 +16,7 @@ from rlvr_core.errors import ContractError
 from rlvr_core.learner.dealing import MicroBatches, deal
 from rlvr_core.learner.micro import micro_batch
 from rlvr_core.objective import Objective
+from rlvr_core.policy.blocks import CompiledBlocks, used
 from rlvr_core.policy.forward import Head, Rows, collate, completion_quantities
 from rlvr_core.policy.root import Root
 from rlvr_core.records import Batch, Group, Rollout
@@ -35,11 +36,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A reference's model and its head."""
+    """A reference's model and its head, and its layers where they are compiled."""
 
     model: PreTrainedModel
     head: Head
     moves: bool
+    blocks: CompiledBlocks | None = None
 
 
 def blank_batch(kept: Sequence[Rollout], dropped: Sequence[Rollout], max_completion_length: int) -> Batch:
@@ -194,7 +196,7 @@ class Preparer:
         """A reference's quantities for padded rows, under the policy's numerics."""
         reference, numerics = self.references[label], self.root.numerics
         self.forwards += 1
-        with self.clock.timed("reference"), numerics.context(self.accelerator.device):
+        with self.clock.timed("reference"), numerics.context(self.accelerator.device), used(reference.blocks):
             return completion_quantities(reference.model, reference.head, rows, quantities, numerics.temperature, numerics.chunk)
 
     def _shape(self, batch: Batch) -> Batch:

@@ -128,14 +128,13 @@ def completion_quantities(
     wanted: frozenset[str],
     temperature: float,
     chunk: int,
-    decoder: Callable[..., Any] | None = None,
 ) -> dict[str, Tensor]:
     """Compute ``logprobs`` [B,T], ``entropy`` [B,T], ``hidden`` [B,T,D] and ``states`` [B,T,D] of completion tokens; zeros at padding.
 
     Hidden states are those after the final norm: ``hidden`` at each completion token's own position, ``states`` at the position before,
-    where the token was chosen. ``decoder``: what runs in place of the model's own (the same, compiled).
+    where the token was chosen.
     """
-    hidden, logits = _run(model, head, rows, decoder)
+    hidden, logits = _run(model, head, rows)
     row, t, place = rows.tokens
     ids = rows.ids.flatten()[place]
     shape = (len(rows.prompt_lengths), rows.width)
@@ -174,10 +173,10 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
     return bool((together - alone).abs().max() <= tolerance * (1 + alone.abs().max()))
 
 
-def _run(model: PreTrainedModel, head: Head, rows: Rows, decoder: Callable[..., Any] | None) -> tuple[Tensor, Tensor | None]:
+def _run(model: PreTrainedModel, head: Head, rows: Rows) -> tuple[Tensor, Tensor | None]:
     """Final hidden states [R*S,D], and logits [R*S,V] where only the model itself can make them."""
     if head.exact:
-        return (decoder or model.get_decoder())(**rows.inputs()).last_hidden_state.flatten(0, 1), None
+        return model.get_decoder()(**rows.inputs()).last_hidden_state.flatten(0, 1), None
     output = model(**rows.inputs(), output_hidden_states=True)
     return output.hidden_states[-1].flatten(0, 1), output.logits.flatten(0, 1)
 

@@ -6,7 +6,7 @@ Every pass goes through its ``forward``, so data-parallel wrappers see all param
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from rlvr_core.contracts import Differentiable
 from rlvr_core.learner.terms import all_terms
+from rlvr_core.policy.blocks import CompiledBlocks, used
 from rlvr_core.policy.forward import POLICY_QUANTITIES, Head, Rows, completion_quantities
 from rlvr_core.records import MicroBatch, Term
 
@@ -36,7 +37,7 @@ class Numerics:
 
 
 class Root(nn.Module):
-    """Policy and trainable parts. ``differentiables``: loss and regularisers by label."""
+    """Policy and trainable parts. ``differentiables``: loss and regularisers by label; ``blocks``: the policy's layers, compiled."""
 
     def __init__(
         self,
@@ -44,15 +45,14 @@ class Root(nn.Module):
         differentiables: Mapping[str, Differentiable],
         modules: Mapping[str, nn.Module],
         numerics: Numerics,
-        compiled: bool = False,
+        blocks: CompiledBlocks | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.parts = nn.ModuleDict(modules)
         self.head = Head(policy)
         self.numerics = numerics
-        # The forward and not the module, which would be a second owner of the parameters.
-        self.decoder: Callable[..., Any] | None = torch.compile(policy.get_decoder().forward, dynamic=True) if compiled else None
+        self.blocks = blocks
         self.differentiables = dict(differentiables)
         self.providers = {name: part for part in self.differentiables.values() for name in part.provides}
 
@@ -85,10 +85,8 @@ class Root(nn.Module):
         basic = (wanted & POLICY_QUANTITIES) | {
             q for name in provided for q in self.providers[name].needs().policy if q in POLICY_QUANTITIES
         }
-        with self.numerics.context(self.policy.device):
-            found = completion_quantities(
-                self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk, self.decoder
-            )
+        with self.numerics.context(self.policy.device), used(self.blocks):
+            found = completion_quantities(self.policy, self.head, rows, basic, self.numerics.temperature, self.numerics.chunk)
         batch.quantities, batch.rows = found, rows
         for name in sorted(provided):
             found[name] = self.providers[name].provide(name, batch)

@@ -36,11 +36,10 @@ ENTRANTS = 4
 
 
 class Forward:
-    """The policy's forward, with the arguments that it knows. ``compiled``: for forwards of one token a row."""
+    """The policy's forward, with the arguments that it knows."""
 
-    def __init__(self, policy: PolicyHandle, compiled: bool = False) -> None:
+    def __init__(self, policy: PolicyHandle) -> None:
         self.policy = policy
-        self.run: Callable[..., Any] = torch.compile(policy.decode, dynamic=True) if compiled else policy.decode
         self.knows = frozenset(inspect.signature(policy.model.forward).parameters)
 
     def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, attention: Tensor | None = None) -> Tensor:
@@ -53,7 +52,7 @@ class Forward:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        output = self.run(**{name: value for name, value in inputs.items() if name in self.knows})
+        output = self.policy.decode(**{name: value for name, value in inputs.items() if name in self.knows})
         logits: Tensor = output.logits[:, -1]
         return logits
 

@@ -134,7 +134,7 @@ class LearnerSection(Options):
         "put the rows of a micro-batch end to end in place of padding them; null: where the attention implementation has no cost for it "
         "(flash attention)",
     )
-    compile: bool = option(False, "compile the policy's forward with torch.compile; the first steps take longer")
+    compile: bool = option(False, "compile the layers of policy and references with torch.compile; the first step takes longer")
     fused_optimizer: bool | None = option(None, "AdamW's update in one kernel; null: on CPUs and CUDA, which have one")
     mixed_precision: Literal["auto", "no", "bf16"] = option(
         "auto", "autocast of forwards; auto: bf16 on an accelerator that has it, no on CPU"

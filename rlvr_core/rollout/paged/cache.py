@@ -17,12 +17,14 @@ from rlvr_core.rollout.paged.pages import PAGE
 
 IMPLEMENTATION = "rlvr_pages"
 """Our attention's name among transformers' implementations. Without a mask function of that name, models make no mask."""
+PAGES = "rlvr_pages"
+"""The attribute under which a layer's modules find its pages: (keys, values, window)."""
 UNKNOWN = ("s_aux", "position_bias")
 """What some models hand to their attention and ours knows nothing of."""
 
 
 class PagedLayer(CacheLayerMixin):
-    """Hands the newest tokens' states on to attention, which puts them into their pages."""
+    """Stands for a layer; its tensors are the cache's."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.is_initialized = True
@@ -55,6 +57,10 @@ class PagedCache(Cache):
         self.keys, self.values = ([_pool(states, pages, dtype) for states in kind] for kind in _states(like))
         self.attention = self._attention  # one object, or compiled code would be compiled again
 
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Hands the newest tokens' states on to attention, which puts them into their pages."""
+        return key_states, value_states
+
     def place(self, cache: RowsCache, copies: Sequence[tuple[int, int, int]]) -> None:
         """Copy pages out of a prefilled cache, whose columns fill whole ones: (row, number of the page in it, page) each."""
         row, number, page = torch.tensor(copies, dtype=torch.int64).to(self.keys[0].device).T
@@ -68,10 +74,16 @@ class PagedCache(Cache):
         AttentionInterface.register(IMPLEMENTATION, self.attention)
         own = model.config._attn_implementation
         model.config._attn_implementation = IMPLEMENTATION
+        of_layers = list(zip(self.keys, self.values, self.windows, strict=True))
+        modules = [module for module in model.modules() if 0 <= getattr(module, "layer_idx", -1) < len(of_layers)]
+        for module in modules:
+            vars(module)[PAGES] = of_layers[module.layer_idx]  # type: ignore[index]
         try:
             yield
         finally:
             model.config._attn_implementation = own
+            for module in modules:
+                del vars(module)[PAGES]
 
     def _attention(
         self,
@@ -83,14 +95,13 @@ class PagedCache(Cache):
         scaling: float | None = None,
         **more: Any,
     ) -> tuple[Tensor, None]:
-        """What transformers' models call: states [R,heads,1,D]."""
+        """What transformers' models call: states [R,heads,1,D]. It does not ask for the layer's number, so that all run the same code."""
         if strange := [name for name in UNKNOWN if more.get(name) is not None]:
             raise NotImplementedError(f"attention with {', '.join(strange)}")
-        layer = module.layer_idx
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values, window = module.rlvr_pages
         q, k, v = (states[:, :, 0].to(keys.dtype) for states in (query, key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        found: Tensor = attend(q, k, v, keys, values, self.tables, self.lengths, scale, more.get("softcap"), self.windows[layer])
+        found: Tensor = attend(q, k, v, keys, values, self.tables, self.lengths, scale, more.get("softcap"), window)
         return found[:, None], None
 
 

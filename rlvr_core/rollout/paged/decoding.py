@@ -16,6 +16,7 @@ from itertools import groupby
 import torch
 
 from rlvr_core.contracts import PolicyHandle
+from rlvr_core.policy.blocks import CompiledBlocks
 from rlvr_core.records import Sampling
 from rlvr_core.rollout.cache import RowsCache
 from rlvr_core.rollout.decoding import ALLOWANCE, ENTRANTS, Forward, Limits, in_order, portions
@@ -52,9 +53,9 @@ class PagedDecoding:
     """Decodes again and again; buffers and graphs stay. Raises whatever a model raises whose forward cannot be run or captured so."""
 
     def __init__(self, policy: PolicyHandle, windows: Sequence[int | None], limits: Limits, compiled: bool = False) -> None:
-        self.compiled = compiled
+        self.blocks = CompiledBlocks(policy.model) if compiled else None
         self.policy, self.windows, self.limits, self.device = policy, windows, limits, policy.model.device
-        self.forward, self.one_token = Forward(policy), Forward(policy, compiled)
+        self.forward = Forward(policy)
         with policy.held():
             self.autocast = autocast_dtype(self.device)
         self.weights = CastWeights(policy.model, self.autocast)
@@ -106,7 +107,7 @@ class PagedDecoding:
         self.__dict__.pop("drawn", None)
         cache = PagedCache(self.windows, self._prefill([(0,)]), sizes[0], self.autocast)
         state = State.of(sizes[2], sizes[1], self.device)
-        self.steps = Steps(self.one_token, cache, state, self.limits.positions, self.compiled)
+        self.steps = Steps(self.forward, cache, state, self.limits.positions, self.blocks)
         self.drawn, self.pages, self.seats = Drawn(state), Pages(sizes[0]), []
         self.capacity, self.width, self.most = sizes
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvr_core.policy.blocks import CompiledBlocks, used
 from rlvr_core.records import Sampling
 from rlvr_core.rollout.decoding import Forward, Sampler
 from rlvr_core.rollout.paged.cache import PagedCache
@@ -59,8 +60,10 @@ class State:
 class Steps:
     """Draws the next token of every row. ``positions``: the model's, where it has a last one."""
 
-    def __init__(self, forward: Forward, cache: PagedCache, state: State, positions: int | None, compiled: bool = False) -> None:
-        self.forward, self.cache, self.state, self.positions, self.compiled = forward, cache, state, positions, compiled
+    def __init__(
+        self, forward: Forward, cache: PagedCache, state: State, positions: int | None, blocks: CompiledBlocks | None = None
+    ) -> None:
+        self.forward, self.cache, self.state, self.positions, self.blocks = forward, cache, state, positions, blocks
         self.replays: dict[tuple[Any, ...], Callable[[], None]] = {}
         self.pool: Any = None
         # Some models look into their ids, which waits for the device, where they are given no mask. One of four axes they pass on as it is.
@@ -71,7 +74,7 @@ class Steps:
         name = (rows, sampling.temperature, sampling.min_completion_length, sampling.stop_token_ids)
         if name not in self.replays:
             device = self.state.numbers.device
-            sampler = Sampler(sampling, device, self.compiled)
+            sampler = Sampler(sampling, device, compiled=self.blocks is not None)
 
             def step() -> None:
                 self._step(rows, sampler)
@@ -84,7 +87,7 @@ class Steps:
         tokens, lengths, written, seeds = (numbers[:rows] for numbers in state.numbers)
         positions = lengths if self.positions is None else lengths.clamp(max=self.positions - 1)
         self.cache.tables, self.cache.lengths = state.tables[:rows], lengths
-        with self.cache.attended(self.forward.policy.model):
+        with self.cache.attended(self.forward.policy.model), used(self.blocks):
             logits = self.forward(tokens[:, None], positions[:, None], self.cache, self.no_mask)
         ids, logprobs = sampler(logits, seeds, written)
         state.ids[:rows] = ids
