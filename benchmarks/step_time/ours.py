@@ -1,4 +1,4 @@
-"""Steps of rlvr on the workload, through the command line's own code: python ours.py FOLDER OUT DEVICE OBJECTIVE STEPS [assignment ...]"""
+"""Steps of rlvr on the workload, by the command line's own code: python ours.py FOLDER OUT DEVICE OBJECTIVE LABEL STEPS [assignment ...]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlvr_core.loop import take_step
 from rlvr_core.running import load
 
 
-def main(folder: Path, out: Path, device: str, objective: str, steps: int, *assignments: str) -> None:
+def main(folder: Path, out: Path, device: str, objective: str, label: str, steps: int, *assignments: str) -> None:
     """Time each step."""
     work = workload.read(folder)
     rows: list[StepFinished] = []
@@ -42,7 +42,6 @@ def main(folder: Path, out: Path, device: str, objective: str, steps: int, *assi
         take_step(training, step)
         workload.wait(device)
         seconds.append(time.perf_counter() - start)
-    name = f"rlvr {objective}" + (" without similarity and entropy" if assignments else "")
     drawn = [[(len(r.prompt_ids), len(r.completion_ids)) for r in row.samples] for row in rows]
     learned = [
         [(len(r.prompt_ids), len(r.completion_ids)) for r in row.samples if objective != "popo" or r.reward > 0] for row in rows
@@ -51,8 +50,17 @@ def main(folder: Path, out: Path, device: str, objective: str, steps: int, *assi
         stage: [round(float(row.metrics[f"time/{stage}"]), 3) for row in rows]
         for stage in ("rollout", "reward", "prepare", "reference", "learn", "other")
     }
-    workload.report(out, name, device, seconds, [float(row.metrics["time/rollout"]) for row in rows], drawn, learned, stages)
+    workload.report(
+        out,
+        f"rlvr {objective}{label}",
+        device,
+        seconds,
+        [float(row.metrics["time/rollout"]) for row in rows],
+        drawn,
+        learned,
+        stages,
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), *sys.argv[6:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5], int(sys.argv[6]), *sys.argv[7:])

@@ -44,12 +44,22 @@ TRL = "trl==1.16.0"
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 """What was measured, by trainer: a row each round."""
-PLAIN = ("objective.regularisers.similarity=null", "objective.regularisers.entropy=null")
+OURS = {
+    "grpo": ("grpo", ""),
+    "popo": ("popo", ""),
+    "popo_plain": (
+        "popo", " without similarity and entropy", "objective.regularisers.similarity=null", "objective.regularisers.entropy=null",
+    ),
+    "grpo_compiled": ("grpo", ", layers compiled", "learner.compile=true", "rollout.engine.compile=true"),
+    "popo_compiled": ("popo", ", layers compiled", "learner.compile=true", "rollout.engine.compile=true"),
+}  # fmt: skip
+"""Objective, what its row says, and what is set, by trainer."""
 COLUMNS = ("trainer", "step s", "of it rollout s", "s per 1,000 tokens", "step rate", "peak MB", "peak")
 GPU_COLUMNS = ("rollout tokens/s", "its share of bandwidth", "learner tokens/s", "its share of peak")
-TRAINERS = ("trl", "grpo", "popo", "popo_plain", "bare_all", "bare_positives")
+TRAINERS = ("trl", *OURS, "bare_all", "bare_positives")
 """In the table's order."""
-GPU_TRAINERS = ("grpo", "popo", "bare_all", "trl")
+CPU_TRAINERS = ("trl", "grpo", "popo", "popo_plain", "bare_all", "bare_positives")
+GPU_TRAINERS = ("grpo", "popo", "grpo_compiled", "trl", "bare_all")
 """In the order of what matters most, if time runs out."""
 
 
@@ -72,7 +82,8 @@ def script_of(trainer: str, a: argparse.Namespace) -> tuple[str, list[str]]:
         return "trl_grpo", [str(a.trl_rows), str(a.steps), *a.trl]
     if trainer.startswith("bare"):
         return "bare", [trainer.removeprefix("bare_"), str(a.steps)]
-    return "ours", [trainer.removesuffix("_plain"), str(a.steps), *(PLAIN if trainer == "popo_plain" else ())]
+    objective, label, *assignments = OURS[trainer]
+    return "ours", [objective, label, str(a.steps), *assignments]
 
 
 def measured(trainer: str, folder: Path, a: argparse.Namespace) -> Row | str:
@@ -174,7 +185,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=sorted(workload.WORKS), help="9M, on a GPU 0.5B")
     for name, what in (("prompts", "of a step"), ("group", "completions of each"), ("mean", "tokens"), ("limit", "tokens")):
         parser.add_argument(f"--{name}", type=int, help=f"{what}; the size says")
-    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, help="in this order; all, on a GPU " + " ".join(GPU_TRAINERS))
+    parser.add_argument(
+        "--trainers",
+        nargs="+",
+        choices=TRAINERS,
+        help=f"in this order; {' '.join(CPU_TRAINERS)}, on a GPU {' '.join(GPU_TRAINERS)}",
+    )
     parser.add_argument(
         "--trl-rows", type=int, default=32, help="TRL's per_device_train_batch_size; the fastest of 16, 32, 128 on 2 cores"
     )
@@ -188,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     a = arguments_of(__doc__, parser, argv, rounds=2, clock=False)
     gpu = a.device != "cpu"
     a.steps, a.size = a.steps or (2 if gpu else 3), a.size or ("0.5B" if gpu else "9M")
-    a.trainers, a.most_s = a.trainers or (GPU_TRAINERS if gpu else TRAINERS), a.most_s or (110.0 if gpu else None)
+    a.trainers, a.most_s = a.trainers or (GPU_TRAINERS if gpu else CPU_TRAINERS), a.most_s or (110.0 if gpu else None)
     if a.quick:
         a.size, a.steps, a.rounds, a.trainers = "tiny", 2, 1, ("grpo", "popo", "bare_all", "bare_positives")
     trainers = [trainer for trainer in a.trainers if trainer != "trl" or not a.without_trl]
