@@ -97,7 +97,7 @@ class Learner:
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
                 sizes = [lengths[row] for row in rows]
-                dealt = self.preparer.deal(sizes)
+                dealt = self.preparer.limits.deal(sizes, self.accelerator.num_processes)
                 padding = padded_tokens(dealt, sizes, self.preparer.limits.packed)
                 tally.mean("learn/padding_share", *torch.tensor(padding, dtype=torch.float64))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]

@@ -6,12 +6,13 @@ Every pass goes through its ``forward``, so data-parallel wrappers see all param
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from rlvr_core.contracts import Differentiable
@@ -19,6 +20,10 @@ from rlvr_core.learner.terms import all_terms
 from rlvr_core.policy.blocks import CompiledBlocks, used
 from rlvr_core.policy.forward import POLICY_QUANTITIES, Head, Rows, completion_quantities
 from rlvr_core.records import MicroBatch, Term
+
+UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's attention, which torch takes on Hopper: it makes a plan for each shape that it has not met, which takes longer than a
+micro-batch, and micro-batches are hardly ever of one shape."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,15 @@ class Numerics:
     chunk: int
     autocast: torch.dtype | None
 
-    def context(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """Autocast, where it is on."""
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.autocast)
+    @contextlib.contextmanager
+    def context(self, device: torch.device) -> Iterator[None]:
+        """Autocast, where it is on, and no attention that is planned anew for each shape."""
+        with contextlib.ExitStack() as entered:
+            if self.autocast is not None:
+                entered.enter_context(torch.autocast(device.type, dtype=self.autocast))
+            if device.type == "cuda":
+                entered.enter_context(sdpa_kernel(UNPLANNED))
+            yield
 
 
 class Root(nn.Module):
