@@ -92,13 +92,14 @@ class Learner:
         minibatches = split_groups(self._row_groups(batch), lengths, self.options.num_minibatches)
         tally = Tally()
         norms: list[float] = []
+        limits = self.preparer.limits
         for iteration in range(self.options.num_iterations):
             tally = Tally()
             for rows in minibatches:
                 counts = self._count(batch, credit, rows, drawn / len(minibatches))
                 sizes = [lengths[row] for row in rows]
-                dealt = self.preparer.deal(sizes)
-                padding = padded_tokens(dealt, sizes, self.preparer.limits.packed)
+                dealt = limits.deal(sizes, self.accelerator.num_processes)
+                padding = padded_tokens(dealt, sizes, limits.packed)
                 tally.mean("learn/padding_share", *torch.tensor(padding, dtype=torch.float64))
                 mine = [[rows[i] for i in batch_rows] for batch_rows in dealt[self.accelerator.process_index]]
                 shortest = min(rows, key=lengths.__getitem__)

@@ -32,6 +32,10 @@ class Limits:
     packed: bool = False
     """Rows of a micro-batch are put end to end."""
 
+    def deal(self, lengths: Sequence[int], ranks: int) -> list[MicroBatches]:
+        """Micro-batches of rows with these lengths for every rank."""
+        return deal(lengths, ranks, self.tokens_per_microbatch, self.overhead_tokens, self.packed)
+
 
 @dataclass(frozen=True)
 class ReferenceModel:
@@ -117,11 +121,6 @@ class Preparer:
         batch = replace(batch, logprobs=batch.logprobs.where(batch.mask, 0.0))
         return self._shape(batch) if self.objective.shapers else batch
 
-    def deal(self, lengths: Sequence[int]) -> list[MicroBatches]:
-        """Micro-batches for every rank, within the limits."""
-        limits = self.limits
-        return deal(lengths, self.accelerator.num_processes, limits.tokens_per_microbatch, limits.overhead_tokens, limits.packed)
-
     def mean_logprob(self, rollouts: Sequence[Rollout]) -> float:
         """Mean log-prob of a token of these rollouts under the policy as it is now, in nats."""
         batch = blank_batch(rollouts, [], self.limits.completion_length)
@@ -141,7 +140,7 @@ class Preparer:
     @torch.no_grad()
     def _compute(self, batch: Batch, policy: frozenset[str], early: Mapping[str, frozenset[str]], stale: Tensor) -> Batch:
         lengths = [r.tokens for r in batch.rollouts]
-        dealt = self.deal(lengths)[self.accelerator.process_index]
+        dealt = self.limits.deal(lengths, self.accelerator.num_processes)[self.accelerator.process_index]
         shortest = min(range(len(lengths)), key=lengths.__getitem__)
         results: list[tuple[list[int], dict[str, Tensor]]] = []
         for rows in dealt:
