@@ -75,7 +75,8 @@ class PagedCache(Cache):
         own = model.config._attn_implementation
         model.config._attn_implementation = IMPLEMENTATION
         of_layers = list(zip(self.keys, self.values, self.windows, strict=True))
-        modules = [module for module in model.modules() if 0 <= getattr(module, "layer_idx", -1) < len(of_layers)]
+        numbered = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+        modules = [module for module in numbered if module.layer_idx < len(of_layers)]  # type: ignore[operator]
         for module in modules:
             vars(module)[PAGES] = of_layers[module.layer_idx]  # type: ignore[index]
         try:
