@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,22 @@ def test_rows_put_back_for_want_of_pages_go_on_where_they_were() -> None:
     again = [new for _, new in decoding.forward.policy.shapes if new > PAGE]  # type: ignore[attr-defined]
     assert again  # a row that had written more than a page was prefilled
     assert [c.ids for c in narrow] == [c.ids for c in written(paged(TINY), requests, how)]
+
+
+def test_prompts_that_begin_alike_share_no_pages_and_are_counted_so() -> None:
+    begin = tuple(3 + i % 9 for i in range(2 * PAGE))
+    requests = [Request(RowKey(1, p, s), (*begin, 3 + p, 4), 3) for p in range(8) for s in range(2)]
+    found = written(paged(TINY, tokens=9 * PAGE), requests, sampling(0.8))
+    assert [c.ids for c in found] == [c.ids for c in written(paged(TINY), requests, sampling(0.8))]
+
+
+def test_buffers_that_are_replaced_are_gone() -> None:
+    decoding = paged(TINY)
+    few, many = ([Request(RowKey(1, 0, s), PROMPTS[0], 9) for s in range(n)] for n in (3, 40))
+    written(decoding, few, sampling())
+    pool = weakref.ref(decoding.steps.cache.keys[0])
+    written(decoding, many, sampling())
+    assert pool() is None
 
 
 def test_buffers_are_kept_for_work_that_fits_them_and_made_anew_for_more() -> None:

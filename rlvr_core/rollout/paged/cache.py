@@ -83,6 +83,7 @@ class PagedCache(Cache):
             yield
         finally:
             model.config._attn_implementation = own
+            AttentionInterface.register(IMPLEMENTATION, _absent)  # there is no taking it out, and it would keep the pages
             for module in modules:
                 del vars(module)[PAGES]
 
@@ -104,6 +105,10 @@ class PagedCache(Cache):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         found: Tensor = attend(q, k, v, keys, values, self.tables, self.lengths, scale, more.get("softcap"), window)
         return found[:, None], None
+
+
+def _absent(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("attention over pages is there while a batch is decoded only")
 
 
 def _states(cache: RowsCache) -> tuple[list[Tensor], list[Tensor]]:

@@ -7,6 +7,7 @@ noticed one step late, and what it still writes is in pages of its own or in the
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,8 +104,9 @@ class PagedDecoding:
             return
         sizes = max(self.capacity, capacity), max(self.width, width), max(self.most, size_for(most))
         self.capacity = 0
-        self.__dict__.pop("steps", None)  # or old buffers and new ones would exist together
-        self.__dict__.pop("drawn", None)
+        for old in ("steps", "drawn"):
+            self.__dict__.pop(old, None)
+        gc.collect()  # a cache refers to itself; else old buffers and new ones would exist together
         cache = PagedCache(self.windows, self._prefill([(0,)]), sizes[0], self.autocast)
         state = State.of(sizes[2], sizes[1], self.device)
         self.steps = Steps(self.forward, cache, state, self.limits.positions, self.blocks)
@@ -142,9 +144,8 @@ class PagedDecoding:
         for row in self.waiting:
             if len(self.seats) + fit == self.limits.rows:
                 break
-            full = row.cached // PAGE
-            prefix = row.sequence[: full * PAGE]
-            free -= pages_for(max(allowance, OVERRUN)) + 1 + (0 if prefix == shared else full)
+            prefix = row.sequence[:-1]
+            free -= pages_for(max(allowance, OVERRUN)) + 1 + (0 if prefix == shared else len(prefix) // PAGE)
             shared = prefix
             if free < 0:
                 break
