@@ -28,6 +28,7 @@ from rlvr_core.policy.loading import DTYPES
 from rlvr_core.policy.root import Numerics, Root
 from rlvr_core.policy.scores import has_kernels
 from rlvr_core.records import MicroBatch, Scope
+from rlvr_core.rollout.packed import works
 from rlvr_core.setup import EMBEDDED, autocast_dtype, build_modules
 from rlvr_core.spec.model import ModelSection
 from rlvr_core.spec.resolve import Resolved
@@ -357,6 +358,10 @@ def _rolling_out(
     how = f"{rows} rows x ({said})" if rows * row <= allowed else f"{allowed} tokens (rollout.engine.max_cache_tokens)"
     how += f" x {per_token} bytes"
     yield Item("key-value cache", size, "always" if graphs else "rolling out", how)
+    if there.kind == "cpu" and inner == torch.float32 and works():
+        yield Item(
+            "matrices packed", _matrices(policy) * 4, "rolling out", "copies in the layout that products with few rows read best"
+        )
     if graphs and inner != policy.dtype:
         how = f"copies in {_name(inner)} that graphs read"
         yield Item("matrices cast for graphs", _matrices(policy) * inner.itemsize, "always", how)

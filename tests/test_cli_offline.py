@@ -397,7 +397,9 @@ class Alive(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() >= self.size:
+            if not isinstance(tensor, torch.Tensor) or tensor.is_mkldnn:  # a packed weight, which has no storage to look at
+                continue
+            if tensor.untyped_storage().nbytes() >= self.size:
                 storage = tensor.untyped_storage()
                 self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         alive = sum(size for reference, size in self.storages.values() if not reference.expired())

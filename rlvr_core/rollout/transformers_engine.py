@@ -22,6 +22,7 @@ from rlvr_core.records import Completion, Request, Sampling
 from rlvr_core.rollout.cache import windows_of
 from rlvr_core.rollout.decoding import Decoding, Forward, Limits
 from rlvr_core.rollout.fallback import generate_rows
+from rlvr_core.rollout.packed import packed_weights
 from rlvr_core.rollout.paged.decoding import PagedDecoding
 from rlvr_core.rollout.paged.pages import PAGE
 from rlvr_core.rollout.rows import Row, rows_of
@@ -76,7 +77,7 @@ class TransformersEngine(RolloutEngine):
         apart = [row for row in rows if isinstance(self.windows, str) or not self._steady(row)]
         self.inexact = bool(apart) or sampling.min_completion_length > 0
         together = [] if isinstance(self.windows, str) else [row for row in rows if self._steady(row)]
-        with self.policy.held():
+        with self.policy.held(), packed_weights(self.policy.model):
             generate_rows(self.policy, apart, sampling, self.options.max_rows)
             if isinstance(self.paged, str) and not isinstance(self.windows, str):
                 Decoding(self.policy, self.windows, sampling, self._limits()).run(together)
