@@ -224,3 +224,4 @@ def test_compiled_layers_draw_the_same_and_one_serves_for_all() -> None:
     assert dynamo.utils.counters["stats"]["unique_graphs"] <= 4 < 2 * model.config.num_hidden_layers  # layers and sampler
     assert not dynamo.utils.counters["graph_break"]
     assert not any("forward" in vars(module) for module in model.modules())
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]

@@ -22,7 +22,8 @@ class CompiledBlocks:
         layers = [module for module in model.get_decoder().modules() if type(module).__name__ in names]
         if not layers:
             raise ModelError(
-                f"{type(model).__name__} does not say what its layers are, so they cannot be compiled; leave compile out"
+                f"{type(model).__name__} does not say what its layers are, so they cannot be compiled; leave learner.compile and "
+                "rollout.engine.compile out"
             )
         self.pairs: list[tuple[nn.Module, Callable[..., Any]]] = [
             (layer, torch.compile(layer.forward, dynamic=True)) for layer in layers
@@ -34,9 +35,8 @@ class CompiledBlocks:
         for layer, compiled in self.pairs:
             vars(layer)["forward"] = compiled
         try:
-            # Layers differ in their number; read as a constant, each would be compiled for itself. A layer is compiled anew for
-            # decoding, for learning, and for forwards without gradient, which is nothing to give up at.
-            with torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True, recompile_limit=64):
+            # A layer is compiled anew for decoding, for learning, and for forwards without gradient: nothing to give up at.
+            with torch._dynamo.config.patch(recompile_limit=64):
                 yield
         finally:
             for layer, _ in self.pairs:

@@ -69,23 +69,27 @@ class PagedCache(Cache):
                 pool[page] = states.unflatten(2, (-1, PAGE))[row, :, number].to(pool.dtype)
 
     @contextmanager
-    def attended(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within, the model's attention is ours, over these pages."""
+    def attended(self, model: PreTrainedModel, alike: bool = False) -> Iterator[None]:
+        """Within, the model's attention is ours, over these pages. ``alike``: every layer's number is 0, so that code that was compiled for
+        one serves for all; neither cache nor attention asks for it."""
         AttentionInterface.register(IMPLEMENTATION, self.attention)
         own = model.config._attn_implementation
         model.config._attn_implementation = IMPLEMENTATION
         of_layers = list(zip(self.keys, self.values, self.windows, strict=True))
         numbered = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
         modules = [module for module in numbered if module.layer_idx < len(of_layers)]  # type: ignore[operator]
-        for module in modules:
-            vars(module)[PAGES] = of_layers[module.layer_idx]  # type: ignore[index]
+        numbers = [(module, module.layer_idx) for module in modules]
+        for module, number in numbers:
+            vars(module)[PAGES] = of_layers[number]  # type: ignore[index]
+            module.layer_idx = 0 if alike else number  # type: ignore[assignment]
         try:
             yield
         finally:
             model.config._attn_implementation = own
             AttentionInterface.register(IMPLEMENTATION, _absent)  # there is no taking it out, and it would keep the pages
-            for module in modules:
+            for module, number in numbers:
                 del vars(module)[PAGES]
+                module.layer_idx = number
 
     def _attention(
         self,
@@ -97,7 +101,7 @@ class PagedCache(Cache):
         scaling: float | None = None,
         **more: Any,
     ) -> tuple[Tensor, None]:
-        """What transformers' models call: states [R,heads,1,D]. It does not ask for the layer's number, so that all run the same code."""
+        """What transformers' models call: states [R,heads,1,D]."""
         if strange := [name for name in UNKNOWN if more.get(name) is not None]:
             raise NotImplementedError(f"attention with {', '.join(strange)}")
         keys, values, window = module.rlvr_pages

@@ -87,7 +87,7 @@ class Steps:
         tokens, lengths, written, seeds = (numbers[:rows] for numbers in state.numbers)
         positions = lengths if self.positions is None else lengths.clamp(max=self.positions - 1)
         self.cache.tables, self.cache.lengths = state.tables[:rows], lengths
-        with self.cache.attended(self.forward.policy.model), used(self.blocks):
+        with self.cache.attended(self.forward.policy.model, alike=self.blocks is not None), used(self.blocks):
             logits = self.forward(tokens[:, None], positions[:, None], self.cache, self.no_mask)
         ids, logprobs = sampler(logits, seeds, written)
         state.ids[:rows] = ids
