@@ -303,6 +303,8 @@ class TestNoEffect:
                 "objective.regularisers.similarity.noise",
             ),
             (objective("name: popo\nregularisers: {entropy: {coef: 0.0, scope: all}}"), "objective.regularisers.entropy.scope"),
+            (BASE + "rollout: {engine: {graphs: false, compile: true}}\n", "rollout.engine.compile"),
+            (BASE + "rollout: {engine: {graphs: true, shrink: 0.5}}\n", "rollout.engine.shrink"),
         ],
     )
     def test_an_option_without_effect_is_named_with_the_reason(self, base: str, path: str) -> None:

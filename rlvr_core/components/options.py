@@ -134,6 +134,8 @@ class TransformersEngineOptions(Options):
     )
 
     def inert(self) -> Mapping[str, str]:
+        if self.graphs:
+            return {"shrink": "with graphs, rows leave once a smaller one will do"}
         return {"compile": "graphs is off"} if self.graphs is False else {}
 
 
