@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import PROMPTS, REQUESTS, TINY, alone, forced, generated, off, sampling
-from tiny_models import ATTENTION, Handle
+from tiny_models import ATTENTION, GPT2, Handle, made
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, GPT2Config, PreTrainedModel
 
 from rlvr_core.components.options import TransformersEngineOptions
 from rlvr_core.errors import ModelError
@@ -92,10 +92,30 @@ def test_rows_put_back_for_want_of_pages_go_on_where_they_were() -> None:
     assert [c.ids for c in narrow] == [c.ids for c in written(paged(TINY), requests, how)]
 
 
+def test_rows_that_have_ended_stay_within_the_models_positions() -> None:
+    model = made(GPT2Config, **GPT2, max_position_embeddings=16).double()
+    requests = [Request(RowKey(1, 0, 0), (5,) * 10), *(Request(RowKey(1, p, 0), (5 + p,)) for p in (1, 2, 3))]
+    long, *short = written(paged(model, positions=16), requests, sampling(0.0, stop_token_ids=()))
+    assert (len(long.ids), long.finish_reason, [len(c.ids) for c in short]) == (
+        6,
+        "length",
+        [15] * 3,
+    )  # it goes on beside the others
+    assert list(long.ids) == generated(model, requests[0], max_new_tokens=6, eos_token_id=None)
+
+
+@pytest.mark.parametrize("length", [1, 31, 40])
+def test_no_token_is_computed_twice_and_one_at_most_for_nothing(length: int) -> None:
+    decoding = paged(TINY)
+    how = sampling(stop_token_ids=(), max_completion_length=length)
+    written(decoding, [Request(RowKey(1, 0, 0), (5,))], how)
+    assert len(decoding.forward.policy.shapes) <= length + 2  # type: ignore[attr-defined]  # one to see what the cache is like
+
+
 def test_prompts_that_begin_alike_share_no_pages_and_are_counted_so() -> None:
     begin = tuple(3 + i % 9 for i in range(2 * PAGE))
-    requests = [Request(RowKey(1, p, s), (*begin, 3 + p, 4), 3) for p in range(8) for s in range(2)]
-    found = written(paged(TINY, tokens=9 * PAGE), requests, sampling(0.8))
+    requests = [Request(RowKey(1, p, 0), (*begin, 3 + p, 4), 3) for p in range(10)]
+    found = written(paged(TINY, tokens=16 * PAGE), requests, sampling(0.8))
     assert [c.ids for c in found] == [c.ids for c in written(paged(TINY), requests, sampling(0.8))]
 
 
@@ -121,12 +141,13 @@ def test_buffers_are_kept_for_work_that_fits_them_and_made_anew_for_more() -> No
 
 def test_what_goes_wrong_in_one_call_leaves_nothing_to_the_next() -> None:
     decoding = paged(TINY)
-    requests = [Request(RowKey(1, 0, 0), PROMPTS[0], 9)]
+    requests = [Request(RowKey(1, 0, 0), (5,), 9)]  # without a prefill: it fails where the row has its pages
     expected = written(decoding, requests, sampling())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding.forward.policy, "decode", {}.__getitem__)
         with pytest.raises(TypeError):
             written(decoding, requests, sampling())
+    assert not decoding.seats and decoding.pages.free == decoding.pages.number - 1
     assert written(decoding, requests, sampling()) == expected
 
 

@@ -22,8 +22,8 @@ from rlvr_core.policy.forward import POLICY_QUANTITIES, Head, Rows, completion_q
 from rlvr_core.records import MicroBatch, Term
 
 UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Not cuDNN's attention, which torch takes on Hopper: it makes a plan for each shape that it has not met, which takes longer than a
-micro-batch, and micro-batches are hardly ever of one shape."""
+"""Not cuDNN's attention, which torch takes on Hopper: it makes a plan for each shape that it has not met (hundreds of milliseconds,
+others report), and micro-batches are hardly ever of one shape."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _factors(curve: Curve) -> tuple[float, float]:
     return curve.scale / curve.softcap, curve.softcap / curve.temperature
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types
+@triton.jit
 def _bent(x: tl.tensor, inner: tl.tensor, outer: tl.tensor, capped: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """z and dz/dx. With e = exp(-2 |y|): tanh |y| = (1 - e) / (1 + e), and its slope is 4 e / (1 + e)^2."""
     if capped:
@@ -69,7 +69,7 @@ def _bent(x: tl.tensor, inner: tl.tensor, outer: tl.tensor, capped: tl.constexpr
     return z, slope
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types
+@triton.jit
 def _statistics(
     raw: tl.tensor,
     ids: tl.tensor,
@@ -108,7 +108,7 @@ def _statistics(
     tl.store(means + row, weighted / total)
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types
+@triton.jit
 def _gradient(
     raw: tl.tensor,
     ids: tl.tensor,
