@@ -232,7 +232,9 @@ def descendants(*roots: int) -> set[int]:
 
 
 def leftovers(pool: Pool) -> list[object]:
-    """Processes below the workers, and temporary files of theirs."""
+    """Processes below the workers, and temporary files of theirs. One that is still starting tries its own sandbox: that ends first."""
+    while not all(worker.ready for worker in pool.workers):
+        pool._turn()
     return [*descendants(*(w.process.pid for w in pool.workers)), *Path(os.environ["TMPDIR"]).iterdir()]
 
 
