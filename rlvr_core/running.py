@@ -64,7 +64,7 @@ def run(
         folder.check_resumable(output)
     else:
         folder.check_free(output, overwrite)
-    from rlvr_core.planning import check_fits
+    from rlvr_core.planning.memory import check_fits
 
     check_fits(resolved)
     return _Run(resolved, output, resume, profile).run()

@@ -21,13 +21,20 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel, Qwen2Config
 from typer.testing import CliRunner
 
-from rlvr_core import planning
 from rlvr_core.cli import app
 from rlvr_core.cli.plugins_command import default_words, type_words
 from rlvr_core.cli.tables import table_lines
 from rlvr_core.errors import CapacityError, ModelError, UnknownComponent
 from rlvr_core.objective import build_objective
+from rlvr_core.planning import devices, passing
+from rlvr_core.planning.averages import averages
+from rlvr_core.planning.blueprint import blueprint
+from rlvr_core.planning.devices import Device
+from rlvr_core.planning.items import Item, size_of
+from rlvr_core.planning.memory import check_fits, memory_of
+from rlvr_core.planning.passing import LOGIT_COPIES, SAMPLING_COPIES, activation_bytes
 from rlvr_core.plugins import catalogue
+from rlvr_core.policy.loading import DTYPES
 from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Request, RowKey, Sampling
 from rlvr_core.spec.model import ModelSection
@@ -233,7 +240,7 @@ def spec(folder: Path) -> Callable[..., Resolved]:
 
 def sizes(resolved: Resolved) -> dict[str, int]:
     """Bytes of every item of memory."""
-    memory = planning.memory_of(resolved, build_objective(resolved.objective), planning.blueprint(resolved.spec.model))
+    memory = memory_of(resolved, build_objective(resolved.objective), blueprint(resolved.spec.model))
     return {item.what: item.bytes for item in memory.items}
 
 
@@ -261,9 +268,9 @@ class TestMemory:
         config = tiny_policy().config
         config.tie_word_embeddings = True
         config.save_pretrained(tmp_path)
-        tied = planning.blueprint(ModelSection(name=str(tmp_path)))
+        tied = blueprint(ModelSection(name=str(tmp_path)))
         untied = bytes_of(tiny_policy(dtype=torch.float32))
-        assert planning.size_of(tied.parameters()) == untied - 4 * config.vocab_size * config.hidden_size
+        assert size_of(tied.parameters()) == untied - 4 * config.vocab_size * config.hidden_size
 
     def test_a_bfloat16_policy_takes_half_and_its_twin_does_not(self, spec: Callable[..., Resolved]) -> None:
         wide, narrow = sizes(spec()), sizes(spec("model.dtype=bfloat16"))
@@ -299,13 +306,13 @@ class TestMemory:
     def test_graphs_keep_their_cache_and_their_copies_of_matrices(
         self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(planning, "device", lambda: planning.Device("cuda", "a GPU", 2**40))
+        monkeypatch.setattr(devices, "device", lambda: Device("cuda", "a GPU", 2**40))
         numerics = "learner.mixed_precision=bf16"
 
-        def items(*assignments: str) -> dict[str, planning.Item]:
+        def items(*assignments: str) -> dict[str, Item]:
             resolved = spec(numerics, *assignments)
-            policy = planning.blueprint(resolved.spec.model)
-            return {item.what: item for item in planning.memory_of(resolved, build_objective(resolved.objective), policy).items}
+            policy = blueprint(resolved.spec.model)
+            return {item.what: item for item in memory_of(resolved, build_objective(resolved.objective), policy).items}
 
         on, off = items(), items("rollout.engine.graphs=false")
         assert (on["key-value cache"].when, off["key-value cache"].when) == ("always", "rolling out")
@@ -335,9 +342,9 @@ class TestMemory:
             num_key_value_heads=2,
             vocab_size=50,
         )
-        model = AutoModelForCausalLM.from_config(shape).to(planning.DTYPES[dtype])
+        model = AutoModelForCausalLM.from_config(shape).to(DTYPES[dtype])
         saved = saved_by_autograd(model, rows=2, length=64, autocast=autocast)
-        expected = planning.activation_bytes(model, autocast, checkpointing=False) * 2 * 64
+        expected = activation_bytes(model, autocast, checkpointing=False) * 2 * 64
         assert expected == pytest.approx(saved, rel=0.1)
 
     @pytest.mark.parametrize(("tokens", "entropy", "copies"), [(32, False, 1), (128, False, 1), (32, True, 2), (128, True, 2)])
@@ -346,7 +353,7 @@ class TestMemory:
         with Alive(32 * 1000 * 4) as alive:
             scores = score_tokens(hidden, torch.arange(tokens), Linear(weight), 0.9, 32, entropy)
             (scores.logprobs.sum() + scores.entropy.sum()).backward()
-        assert alive.most == copies <= planning.LOGIT_COPIES == 2
+        assert alive.most == copies <= LOGIT_COPIES == 2
 
     @pytest.mark.parametrize(("entropy", "copies"), [(False, 1.5), (True, 2.5)])
     def test_a_narrow_product_is_gone_once_there_is_a_float32_copy(self, entropy: bool, copies: float) -> None:
@@ -364,15 +371,15 @@ class TestMemory:
     ) -> None:
         resolved = spec(f"model.dtype={dtype}", "learner.mixed_precision=no", "learner.logprob_chunk_tokens=3")
         plain = sizes(resolved)["logits"]
-        assert plain == 3 * 4 * planning.LOGIT_COPIES * tiny_policy().config.vocab_size
-        monkeypatch.setattr(planning, "has_kernels", lambda kind, asked: asked == planning.DTYPES[dtype])
-        assert sizes(resolved)["logits"] == plain * bytes_each / (4 * planning.LOGIT_COPIES)
+        assert plain == 3 * 4 * LOGIT_COPIES * tiny_policy().config.vocab_size
+        monkeypatch.setattr(passing, "has_kernels", lambda kind, asked: asked == DTYPES[dtype])
+        assert sizes(resolved)["logits"] == plain * bytes_each / (4 * LOGIT_COPIES)
 
     def test_an_accelerator_takes_larger_chunks(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
         resolved = spec("learner.mixed_precision=no", "rollout.max_completion_length=5000")
         here = sizes(resolved)["logits"]
-        monkeypatch.setattr(planning, "has_kernels", lambda kind, asked: False)
-        monkeypatch.setattr(planning, "device", lambda: planning.Device("cuda", "a GPU", 2**40))
+        monkeypatch.setattr(passing, "has_kernels", lambda kind, asked: False)
+        monkeypatch.setattr(devices, "device", lambda: Device("cuda", "a GPU", 2**40))
         assert sizes(resolved)["logits"] == 4 * here
 
     def test_sampling_is_as_many_copies_as_are_alive_together(self) -> None:
@@ -383,7 +390,7 @@ class TestMemory:
         requests = [Request(RowKey(1, row, 0), (row + 2,)) for row in range(32)]
         with torch.no_grad(), Alive(32 * 3000 * 4) as alive:
             decoder.generate(requests, Sampling(0.9, 1, (1,), (), 0))
-        assert alive.most == planning.SAMPLING_COPIES
+        assert alive.most == SAMPLING_COPIES
 
 
 class Alive(TorchDispatchMode):
@@ -429,7 +436,7 @@ class TestFits:
 
     def having(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         """A device of this size."""
-        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", size))
+        monkeypatch.setattr(devices, "device", lambda: Device("cpu", "a small device", size))
 
     def unavoidable(self, resolved: Resolved) -> int:
         found = sizes(resolved)
@@ -441,14 +448,14 @@ class TestFits:
 
     def test_a_run_that_just_fits_is_let_through(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
         self.having(monkeypatch, self.unavoidable(spec()))
-        planning.check_fits(spec())
+        check_fits(spec())
 
     def test_a_byte_less_is_refused_with_needs_device_and_ways_out(
         self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.having(monkeypatch, self.unavoidable(spec()) - 1)
         with pytest.raises(CapacityError) as caught:
-            planning.check_fits(spec())
+            check_fits(spec())
         message = str(caught.value)
         assert "\n" not in message
         for words in (
@@ -466,7 +473,7 @@ class TestFits:
     def test_ways_out_that_are_none_are_not_offered(self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch) -> None:
         self.having(monkeypatch, 1)
         with pytest.raises(CapacityError) as caught:
-            planning.check_fits(spec("model.dtype=bfloat16", objective="grpo"))
+            check_fits(spec("model.dtype=bfloat16", objective="grpo"))
         assert "bfloat16" not in str(caught.value)
         assert "references" not in str(caught.value)
 
@@ -479,7 +486,7 @@ class TestFits:
             (folder / "config.json").unlink()
         else:
             (folder / "config.json").write_text(config, encoding="utf-8")
-        planning.check_fits(spec())
+        check_fits(spec())
 
     def test_a_part_that_needs_real_tensors_to_build_is_not_counted(
         self, spec: Callable[..., Resolved], monkeypatch: pytest.MonkeyPatch
@@ -496,13 +503,13 @@ class TestFits:
     def test_ranks_on_one_machine_share_its_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if torch.cuda.is_available():
             pytest.skip("each rank has a GPU of its own")
-        alone = planning.device().bytes
+        alone = devices.device().bytes
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        assert planning.device().bytes == alone // 4
+        assert devices.device().bytes == alone // 4
 
     def test_the_embedded_model_is_counted_without_being_made(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        policy = planning.blueprint(ModelSection(name="embedded"))
+        policy = blueprint(ModelSection(name="embedded"))
         assert {p.device.type for p in policy.parameters()} == {"meta"}
         assert list(tmp_path.iterdir()) == []
 
@@ -512,18 +519,18 @@ class TestAverages:
 
     @pytest.mark.parametrize("name", catalogue().names("objective"))
     def test_every_installed_objective_answers(self, spec: Callable[..., Resolved], name: str) -> None:
-        found = planning.averages(build_objective(spec(objective=name).objective))
+        found = averages(build_objective(spec(objective=name).objective))
         assert found
         assert [term.failure for term in found if term.failure] == []
 
     def test_popos_terms_are_averaged_as_its_authors_do(self, spec: Callable[..., Resolved]) -> None:
-        found = planning.averages(build_objective(spec().objective))
+        found = averages(build_objective(spec().objective))
         assert [(term.part, term.name, term.over, term.coef) for term in found] == [
             ("loss", "nll", "tokens", 1.0), ("similarity", "similarity", "weight", 0.1), ("entropy", "entropy", "tokens", 0.01),
         ]  # fmt: skip
 
     def test_an_option_that_changes_it_is_heeded(self, spec: Callable[..., Resolved]) -> None:
-        found = planning.averages(
+        found = averages(
             build_objective(spec("objective.loss.over=prompts", "objective.regularisers.entropy.scope=all").objective)
         )
         assert [(term.over, term.scope) for term in found if term.part in ("loss", "entropy")] == [
@@ -538,7 +545,7 @@ class TestAverages:
             raise KeyError("special")
 
         monkeypatch.setattr("rlvr_core.components.parts.Entropy.terms", terms)
-        found = planning.averages(build_objective(spec().objective))
+        found = averages(build_objective(spec().objective))
         assert [term.failure for term in found] == ["", "", "KeyError: 'special'"]
 
 
@@ -636,13 +643,13 @@ class TestPlan:
     def test_it_says_which_option_to_lower_where_a_stage_is_likely_too_much(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", 2**20))
+        monkeypatch.setattr(devices, "device", lambda: Device("cpu", "a small device", 2**20))
         text = self.plan(folder)
         assert "lower learner.max_tokens_per_microbatch" in text
         assert "lower rollout.engine.max_rows" in text
 
     def test_it_refuses_what_cannot_fit_after_saying_why(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(planning, "device", lambda: planning.Device("cpu", "a small device", 10))
+        monkeypatch.setattr(devices, "device", lambda: Device("cpu", "a small device", 10))
         result = CliRunner().invoke(app, ["plan", "--model", str(folder), "--task", "arithmetic", "--objective", "popo"])
         assert isinstance(result.exception, CapacityError)
         assert "memory of each rank" in result.output

@@ -28,7 +28,9 @@ from rlvr_core.spec.source import to_yaml
 if TYPE_CHECKING:
     from rlvr_core.contracts import Differentiable, Needs
     from rlvr_core.objective import Objective
-    from rlvr_core.planning import Averaged, Device, Memory
+    from rlvr_core.planning.averages import Averaged
+    from rlvr_core.planning.devices import Device
+    from rlvr_core.planning.memory import Memory
 
 
 def plan(
@@ -55,28 +57,31 @@ def plan(
 
 def show_plan(resolved: Resolved, objective: Objective) -> None:
     """Print every section. Raises CapacityError, or ModelError where the model's config cannot be read, after the rest."""
-    from rlvr_core import planning
+    from rlvr_core.planning import devices
+    from rlvr_core.planning.blueprint import blueprint
+    from rlvr_core.planning.memory import memory_of, refuse_too_big
+    from rlvr_core.planning.passing import autocast_on
 
     typer.echo("# resolved spec\n" + to_yaml(resolved.as_dict()))
     _section("rollouts", rollout_lines(resolved))
-    device = planning.device()
+    device = devices.device()
     _section("ranks", rank_lines(device))
     typer.echo("what needs what")
     print_table(("stage", "part", "component", "needs", "provides"), list(stage_rows(resolved, objective)))
     _section(
         "",
-        forward_lines(objective, exact=resolved.spec.model.dtype == "float32" and planning.autocast_on(resolved, device) is None),
+        forward_lines(objective, exact=resolved.spec.model.dtype == "float32" and autocast_on(resolved, device) is None),
     )
     typer.echo("what each term is averaged over (counted over the whole minibatch and all ranks)")
     print_table(("part", "term", "times", "averaged over"), average_rows(resolved, objective))
     typer.echo()
     _section("evaluated and saved", saving_lines(resolved))
-    policy = planning.blueprint(resolved.spec.model)
-    memory = planning.memory_of(resolved, objective, policy)
+    policy = blueprint(resolved.spec.model)
+    memory = memory_of(resolved, objective, policy)
     show_memory(memory)
     if resolved.spec.prompt.max_length is None:
         typer.echo("prompt.max_length, where set, takes the place of the assumed length of prompts")
-    planning.refuse_too_big(resolved, memory)
+    refuse_too_big(resolved, memory)
     typer.echo()
     _section("task", iter([resolved.task.build().describe()]))
 
@@ -105,7 +110,8 @@ def rank_lines(device: Device) -> Iterator[str]:
     """Processes, and how to have more."""
     import torch
 
-    from rlvr_core.planning import gib, ranks
+    from rlvr_core.planning.devices import ranks
+    from rlvr_core.planning.items import gib
 
     where = f"on {device.name} with {gib(device.bytes)}"
     yield f"1 process {where}" if ranks() == 1 else f"{ranks()} processes, each {where}"
@@ -174,7 +180,7 @@ def forward_lines(objective: Objective, exact: bool) -> Iterator[str]:
 
 def average_rows(resolved: Resolved, objective: Objective) -> list[tuple[str, ...]]:
     """A row for each term of the loss."""
-    from rlvr_core.planning import averages
+    from rlvr_core.planning.averages import averages
 
     length = resolved.spec.rollout.max_completion_length
     rows: list[tuple[str, ...]] = []
@@ -244,7 +250,7 @@ def _folder_lines(output: str) -> Iterator[str]:
 
 def show_memory(memory: Memory) -> None:
     """The table, and what it comes to."""
-    from rlvr_core.planning import gib
+    from rlvr_core.planning.items import gib
 
     typer.echo("memory of each rank")
     print_table(("what", "size", "while", "how"), [(item.what, gib(item.bytes), item.when, item.how) for item in memory.items])
