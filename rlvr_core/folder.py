@@ -17,7 +17,7 @@ from typing import Any
 from rlvr_core.errors import RunFolderError
 from rlvr_core.plugins import Catalogue
 from rlvr_core.records import Rollout
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import to_yaml
 
 SPEC, MANIFEST, SUMMARY, METRICS, SAMPLES, TRACE, MODEL = (

@@ -21,7 +21,7 @@ from rlvr_core.contracts import (
 from rlvr_core.errors import SpecError
 from rlvr_core.plugins import catalogue
 from rlvr_core.policy.forward import POLICY_QUANTITIES
-from rlvr_core.spec.resolve import ResolvedObjective, is_switched_off
+from rlvr_core.spec.resolved import ResolvedObjective, is_switched_off
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 from rlvr_core.errors import RunFolderError, SpecError
 from rlvr_core.plugins import catalogue
-from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.resolve import resolve
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import Source, apply_assignments, from_mapping, read_spec
 
 

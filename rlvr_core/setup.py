@@ -35,7 +35,7 @@ from rlvr_core.reward.scoring import Scoring, start_scoring
 from rlvr_core.rollout.collect import Ranks, Roller, WeightedReward
 from rlvr_core.rollout.prompts import Prompt, PromptStream
 from rlvr_core.spec.model import DrawingSection, EvaluationSection, LearnerSection, LoadedModel, ModelSection
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.tasks.prompts import encode, fitting
 
 EMBEDDED = "embedded"

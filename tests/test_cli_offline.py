@@ -38,7 +38,8 @@ from rlvr_core.policy.loading import DTYPES
 from rlvr_core.policy.scores import Linear, score_tokens
 from rlvr_core.records import Request, RowKey, Sampling
 from rlvr_core.spec.model import ModelSection
-from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.resolve import resolve
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import apply_assignments, from_mapping, parse_yaml
 from rlvr_core.testing import tiny_policy
 

@@ -20,7 +20,8 @@ from rlvr_core.options import Options, option
 from rlvr_core.plugins import Catalogue, Component, catalogue
 from rlvr_core.spec.model import LearnerSection, Spec
 from rlvr_core.spec.parts import LABELLED_SLOTS, SINGLE_SLOTS, Objective
-from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.resolve import resolve
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.schema import json_schema, options_schema
 from rlvr_core.spec.source import Source, apply_assignments, from_mapping, parse_assignment, parse_yaml, read_spec, to_yaml
 

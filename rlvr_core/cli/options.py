@@ -11,7 +11,8 @@ import typer
 
 from rlvr_core.errors import SpecError
 from rlvr_core.plugins import catalogue
-from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.resolve import resolve
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import Source, parse_assignment, parse_yaml, read_spec
 
 SpecFile = Annotated[Path | None, typer.Argument(help="spec file; without one, the embedded default", show_default=False)]

@@ -22,7 +22,7 @@ from rlvr_core.cli.options import (
 )
 from rlvr_core.cli.tables import print_table
 from rlvr_core.errors import RunFolderError
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import to_yaml
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rlvr_core.cli.plugins_command import matching
 from rlvr_core.cli.tables import table_lines, terminal_width
 from rlvr_core.errors import SpecError
 from rlvr_core.plugins import Catalogue, Component, catalogue
-from rlvr_core.spec.resolve import checked_options
+from rlvr_core.spec.checker import checked_options
 from rlvr_core.spec.source import Source, parse_assignment
 
 FAILED = 1

@@ -13,7 +13,7 @@ from rlvr_core.objective import Objective
 from rlvr_core.planning.devices import ranks
 from rlvr_core.planning.items import Item, count, name_of, size_of, tensors_of
 from rlvr_core.setup import build_modules
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 
 
 def kept(resolved: Resolved, objective: Objective, policy: PreTrainedModel) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from rlvr_core.planning.devices import Device
 from rlvr_core.planning.items import Item, When, gib
 from rlvr_core.planning.kept import kept
 from rlvr_core.planning.passing import passing
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 
 
 @dataclass(frozen=True)

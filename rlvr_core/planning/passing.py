@@ -17,7 +17,7 @@ from rlvr_core.planning.items import Item, name_of
 from rlvr_core.policy.scores import has_kernels
 from rlvr_core.rollout.packed import works
 from rlvr_core.setup import autocast_dtype
-from rlvr_core.spec.resolve import Resolved
+from rlvr_core.spec.resolved import Resolved
 
 ASSUMED_PROMPT = 512
 """Tokens of a prompt, where ``prompt.max_length`` does not say."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlvr_core.contracts import Reward
 from rlvr_core.reward.pool import Limits, Pool, PooledReward, builders, default_workers
 from rlvr_core.spec.model import ScoringSection
-from rlvr_core.spec.resolve import Bound
+from rlvr_core.spec.resolved import Bound
 
 
 @dataclass

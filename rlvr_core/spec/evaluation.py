@@ -11,7 +11,8 @@ from rlvr_core.options import Options, option
 from rlvr_core.plugins import Catalogue
 from rlvr_core.spec.model import DrawingSection, EvaluationSection, LoadedModel, ScoringSection, Spec
 from rlvr_core.spec.parts import Part
-from rlvr_core.spec.resolve import Bound, Resolver
+from rlvr_core.spec.resolve import Resolver
+from rlvr_core.spec.resolved import Bound
 from rlvr_core.spec.source import KeyPath, Source
 from rlvr_core.tasks.prompts import PromptOptions
 

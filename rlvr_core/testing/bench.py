@@ -21,7 +21,8 @@ from rlvr_core.objective import Objective, build_objective
 from rlvr_core.plugins import Catalogue, catalogue
 from rlvr_core.records import Batch, Credited, Rollout
 from rlvr_core.setup import build_learner
-from rlvr_core.spec.resolve import Resolved, resolve
+from rlvr_core.spec.resolve import resolve
+from rlvr_core.spec.resolved import Resolved
 from rlvr_core.spec.source import from_mapping
 from rlvr_core.testing.fakes import tiny_policy
 
