@@ -37,7 +37,7 @@ def _machine_bytes() -> int:
     """Physical memory, or what a container is given of it."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_number(Path("/sys/fs/cgroup/memory.max")), _number(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
-    return min(physical, *(limit for limit in limits if limit is not None), physical)
+    return min([physical, *(limit for limit in limits if limit is not None)])
 
 
 def _number(file: Path) -> int | None:

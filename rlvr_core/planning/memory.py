@@ -29,11 +29,6 @@ class Memory:
         return sum(item.bytes for item in self.items if item.when in ("always", stage))
 
     @property
-    def peak(self) -> int:
-        """The larger of the two; they follow each other."""
-        return max(self.during("learning"), self.during("rolling out"))
-
-    @property
     def unavoidable(self) -> int:
         """Bytes that every update needs, however small its micro-batches."""
         return sum(item.bytes for item in self.items if item.kept)

@@ -12,7 +12,7 @@ from rlvr_core.plugins import Catalogue
 from rlvr_core.spec.model import DrawingSection, EvaluationSection, LoadedModel, ScoringSection, Spec
 from rlvr_core.spec.parts import Part
 from rlvr_core.spec.resolve import Resolver
-from rlvr_core.spec.resolved import Bound
+from rlvr_core.spec.resolved import Bound, without_inert
 from rlvr_core.spec.source import KeyPath, Source
 from rlvr_core.tasks.prompts import PromptOptions
 
@@ -53,11 +53,7 @@ class ResolvedEvaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting, as a spec has it."""
-        data: dict[str, Any] = {}
-        for key in EvaluationSpec.model_fields:
-            value = getattr(self.spec, key)
-            inert = value.inert() if isinstance(value, Options) else {}
-            data[key] = {k: v for k, v in value.model_dump().items() if k not in inert} if isinstance(value, Options) else value
+        data = without_inert(self.spec)
         data["task"] = self.task.as_dict()
         data["rollout"]["engine"] = self.engine.as_dict()
         data["rewards"] = {label: bound.as_dict() for label, bound in self.rewards.items()}

@@ -101,11 +101,7 @@ class Resolved:
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved spec: running it again does the same, also where defaults have changed since."""
-        data: dict[str, Any] = {}
-        for key in Spec.model_fields:
-            value = getattr(self.spec, key)
-            inert = value.inert() if isinstance(value, Options) else {}
-            data[key] = {k: v for k, v in value.model_dump().items() if k not in inert} if isinstance(value, Options) else value
+        data = without_inert(self.spec)
         data["output"] = self.output
         data["task"] = self.task.as_dict()
         data["rollout"]["engine"] = self.engine.as_dict()
@@ -119,3 +115,15 @@ class Resolved:
 def is_switched_off(bound: Bound) -> bool:
     """A regulariser or shaper with coefficient 0 is as good as absent."""
     return bound.component.kind in ("shaper", "regulariser") and getattr(bound.options, "coef", 1.0) == 0
+
+
+def without_inert(spec: Options) -> dict[str, Any]:
+    """A spec's keys, its sections without options that have no effect."""
+    data: dict[str, Any] = {}
+    for key in type(spec).model_fields:
+        value = getattr(spec, key)
+        if isinstance(value, Options):
+            inert = value.inert()
+            value = {name: option for name, option in value.model_dump().items() if name not in inert}
+        data[key] = value
+    return data
